@@ -1,0 +1,122 @@
+"""One trunk, many adapters.
+
+The base model is in memory once. Policy, reward model and critic are LoRA adapters on it (Hu et al. 2021,
+through peft); the reference policy is the trunk with no adapter. Full fine-tuning keeps a separate copy of
+the model under the same name, and nothing else in the project can tell the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from accord.config import Lora
+from accord.errors import ModelError
+
+
+class Trunk:
+    """A frozen base model and the named adapters (or full copies) that are trained on it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model.requires_grad_(False)
+        self._peft: PeftModel | None = None
+        self._full: dict[str, PreTrainedModel] = {}
+
+    def plain_copy(self) -> PreTrainedModel:
+        """A copy without adapters, to decode with; taken before the first adapter is added."""
+        if self._peft is not None:
+            raise ModelError("a plain copy of the trunk must be taken before adapters are added")
+        return copy.deepcopy(self._model).eval()
+
+    def add(self, name: str, lora: Lora | None, *, seed: int) -> None:
+        """A new adapter that changes nothing yet (B = 0); `lora=None` makes a full trainable copy."""
+        if lora is None:
+            self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
+            return
+        config = _lora_config(self._model, lora)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._peft is None:
+                peft = get_peft_model(self._model, config, adapter_name=name)
+                assert isinstance(peft, PeftModel)
+                self._peft = peft
+            else:
+                self._peft.add_adapter(name, config)
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read an adapter that `save` (or peft) wrote."""
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self._model, str(folder), adapter_name=name)
+            else:
+                self._peft.load_adapter(str(folder), adapter_name=name)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{folder}: the adapter cannot be loaded on this model ({error})") from error
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The model as seen through adapter `name`; None is the bare trunk (the reference policy)."""
+        if name in self._full:
+            yield self._full[name]
+        elif self._peft is None:
+            if name is not None:
+                raise ModelError(f"no adapter named {name!r} on this trunk")
+            yield self._model
+        elif name is None:
+            with self._peft.disable_adapter():
+                yield self._model
+        else:
+            self._peft.set_adapter(name)
+            yield self._model
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The trainable parameters of `name`, by stable names."""
+        with self.use(name) as model:
+            return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """Write `name` as a peft folder."""
+        if self._peft is None or name in self._full:
+            raise ModelError(f"{name!r} was fully fine-tuned; save it merged")
+        self._peft.save_pretrained(str(folder), selected_adapters=[name])
+        nested = folder / name  # peft puts every adapter but "default" in a folder of its own
+        if nested.is_dir():
+            for path in nested.iterdir():
+                path.replace(folder / path.name)
+            nested.rmdir()
+
+    @torch.no_grad()
+    def write_merged(self, name: str | None, target: PreTrainedModel) -> None:
+        """Overwrite `target`'s weights with trunk + adapter. The trunk itself is never merged into, so
+        no rounding error can build up in it."""
+        if name in self._full:
+            target.load_state_dict(self._full[name].state_dict())
+            return
+        with self.use(name):
+            for path, module in self._model.named_modules():
+                if isinstance(module, BaseTunerLayer):
+                    merged: Tensor = module.get_base_layer().weight
+                    if name is not None and name in module.lora_A:
+                        merged = merged + module.get_delta_weight(name)
+                    target.get_submodule(path).weight.copy_(merged)
+
+
+def _lora_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
+    n_layers = int(getattr(model.config, "num_hidden_layers", 0) or 0)
+    first = n_layers - max(1, round(lora.layers * n_layers)) if n_layers else 0
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        layers_to_transform=list(range(first, n_layers)) if first > 0 else None,
+        task_type="CAUSAL_LM",
+    )

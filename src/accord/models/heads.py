@@ -1,0 +1,43 @@
+"""Scalar heads on the trunk's hidden states: the reward and the value."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ScalarHead(nn.Module):
+    """h -> w.h + b, with w from N(0, 1/(D+1)) as in Stiennon et al. 2020 and Huang et al. 2024 (N+)."""
+
+    def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(hidden_size, generator=generator) / math.sqrt(hidden_size + 1))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden_FD: Tensor) -> Tensor:
+        return hidden_FD @ self.weight + self.bias
+
+
+class ValueHead(nn.Module):
+    """A two-layer head for the critic. Its output layer starts at zero, so the first value is `start`:
+    0, or the reward model's own head (N+: the critic begins as the reward model)."""
+
+    def __init__(self, hidden_size: int, *, start: ScalarHead | None = None, width: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.inner = nn.Linear(hidden_size, width)
+        self.outer = nn.Linear(width, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.inner.weight.normal_(0.0, 1.0 / math.sqrt(hidden_size), generator=generator)
+            self.inner.bias.zero_()
+            self.outer.weight.zero_()
+            self.outer.bias.zero_()
+        self.start = start
+
+    def forward(self, hidden_FD: Tensor) -> Tensor:
+        value_F: Tensor = self.outer(torch.tanh(self.inner(self.norm(hidden_FD)))).squeeze(-1)
+        return value_F if self.start is None else value_F + self.start(hidden_FD)

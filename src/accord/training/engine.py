@@ -1,0 +1,157 @@
+"""The one training step. It never knows which algorithm it serves: it is handed a loss.
+
+A loss returns sums (`records.Terms`). The engine adds up gradients over the step's micro-batches, divides
+once by a count taken over the whole step and all processes, clips, and steps. So micro-batching, padding
+and sharding cannot change the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from accord.config import Optim
+from accord.errors import NumericsError
+from accord.records import Terms
+from accord.training.distributed import add_gradients, total
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Named parameters that share a peak learning rate."""
+
+    parameters: Mapping[str, nn.Parameter]
+    learning_rate: float
+
+
+def learning_rate_share(schedule: str, progress: float, warmup_share: float) -> float:
+    """The schedule as a share of the peak rate; `progress` in [0, 1] is how much of the run is behind us."""
+    if progress < warmup_share:
+        return progress / warmup_share
+    after = (progress - warmup_share) / (1 - warmup_share)
+    if schedule == "linear":
+        return 1 - after
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * after))
+    return 1.0
+
+
+class Engine:
+    """Parameters, their AdamW state and the schedule; `extra` is whatever else a stage must not lose."""
+
+    def __init__(self, groups: Mapping[str, ParameterGroup], optim: Optim) -> None:
+        self.groups = dict(groups)
+        self.optim = optim
+        self.extra: dict[str, Any] = {}
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(g.parameters.values()), "lr": g.learning_rate, "peak": g.learning_rate}
+                for g in self.groups.values()
+            ],
+            betas=(optim.adam_beta1, optim.adam_beta2),
+            eps=optim.adam_epsilon,
+            weight_decay=optim.weight_decay,
+        )
+
+    def step(
+        self,
+        batches: Sequence[Batch],
+        loss: Callable[[Batch], Terms],
+        *,
+        count: float,
+        progress: float,
+    ) -> dict[str, float]:
+        """One optimiser step over `batches` (this process's micro-batches).
+
+        `count` is the number of units (tokens, pairs, sequences) in `batches` that the loss sums over;
+        `progress` in [0, 1] places the step on the schedule. Returns the metrics' means.
+
+        Raises NumericsError if the gradient is not finite; the parameters are then unchanged.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for batch in batches:
+            terms = loss(batch)
+            terms.loss.backward()  # type: ignore[no-untyped-call]
+            _add(sums["loss"], float(terms.loss.detach()), 0.0)
+            for name, (value, number) in terms.metrics.items():
+                _add(sums[name], float(value), float(number))
+        sums["loss"][1] = count
+        means = reduce_metrics(sums)
+        means["grad_norm"] = self._apply(max(total(count), 1e-12), progress)
+        means["lr"] = self.optimizer.param_groups[0]["lr"]
+        return means
+
+    def _apply(self, denominator: float, progress: float) -> float:
+        parameters = [p for g in self.groups.values() for p in g.parameters.values()]
+        add_gradients(parameters)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(denominator)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.optim.max_grad_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NumericsError(f"the gradient's norm is {norm}; lower the learning rate, or look for a bad row")
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * learning_rate_share(
+                self.optim.schedule, progress, self.optim.warmup_share
+            )
+        self.optimizer.step()
+        return norm
+
+    # What a checkpoint holds. Values are JSON; tensors go to safetensors; nothing is pickled.
+
+    def tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+        for group_name, group in self.groups.items():
+            for name, parameter in group.parameters.items():
+                key = f"{group_name}/{name}"
+                found[f"parameter/{key}"] = parameter.detach()
+                for slot, value in self.optimizer.state.get(parameter, {}).items():
+                    found[f"optimizer/{key}/{slot}"] = value
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        torch.set_rng_state(tensors["rng"])
+        for group_name, group in self.groups.items():
+            for name, parameter in group.parameters.items():
+                key = f"{group_name}/{name}"
+                with torch.no_grad():
+                    parameter.copy_(tensors[f"parameter/{key}"])
+                prefix = f"optimizer/{key}/"
+                state = {k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+                if state:
+                    self.optimizer.state[parameter] = state
+        self.extra = dict(extra)
+
+
+def _add(pair: list[float], value: float, number: float) -> None:
+    pair[0] += value
+    pair[1] += number
+
+
+def reduce_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """(sum, count) pairs to means over all processes; a metric that nothing counted is left out."""
+    means: dict[str, float] = {}
+    for name in sorted(sums):
+        value, number = total(sums[name][0]), total(sums[name][1])
+        if number:
+            means[name] = value / number
+    return means
+
+
+def merge_means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Plain average of several steps' metrics, key by key."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            found[name].append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -1,0 +1,159 @@
+"""A resumable run: steps, metrics on disk, progress on the screen, checkpoints, Ctrl-C that saves."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from accord.errors import AccordError
+from accord.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from accord.training.engine import Engine
+
+Metrics = dict[str, float]
+
+
+class Interrupted(AccordError):
+    """Ctrl-C (or SIGTERM): the run was saved and can be resumed by the same command."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives and how long it is. `fingerprint` ties its checkpoints to settings and data."""
+
+    folder: Path
+    label: str
+    steps: int
+    checkpoint_every: int
+    fingerprint: str
+    headline: tuple[str, ...] = ("loss",)  # the metrics shown beside the bar
+
+
+def run_steps(run: Run, engine: Engine, step: Callable[[int], Metrics], console: Console) -> list[Metrics]:
+    """Call `step(0) ... step(run.steps - 1)`, going on after the newest checkpoint if there is one.
+
+    Every step must be a function of its number, the engine's state and `engine.extra` alone: then a resumed
+    run is bit-identical to one that was never stopped. Returns all metrics, also those before the resume.
+
+    Raises Interrupted after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
+    """
+    folder, log = run.folder / "checkpoints", run.folder / "metrics.jsonl"
+    checkpoint = load_checkpoint(folder, run.fingerprint)
+    start = 0
+    if checkpoint is not None:
+        engine.restore(checkpoint.tensors, checkpoint.extra)
+        start = checkpoint.step
+    rows = _read_metrics(log, start)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(log, "".join(json.dumps(row) + "\n" for row in rows))
+    if start:
+        console.print(f"{run.label}: going on after step {start} of {run.steps}")
+
+    def save(done: int) -> None:
+        save_checkpoint(folder, done, engine.tensors(), engine.extra, run.fingerprint)
+
+    with _progress(console) as progress, _catch_interrupt() as interrupted, log.open("a") as file:
+        task = progress.add_task(run.label, total=run.steps, completed=start, note="")
+        for number in range(start, run.steps):
+            began = time.perf_counter()
+            row = {"step": number + 1, **step(number), "seconds": time.perf_counter() - began}
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            note = "  ".join(f"{k.rsplit('/', 1)[-1]} {row[k]:.3g}" for k in run.headline if k in row)
+            progress.update(task, completed=number + 1, note=note)
+            done = number + 1
+            if done % run.checkpoint_every == 0 or done == run.steps or interrupted():
+                save(done)
+            if interrupted() and done < run.steps:
+                raise Interrupted(f"{run.label}: stopped after step {done} of {run.steps} and saved; "
+                                  "run the same command again to go on")
+    return rows
+
+
+def _read_metrics(path: Path, steps: int) -> list[Metrics]:
+    """The rows of the steps that the checkpoint covers; later ones belong to work that was lost."""
+    if not path.exists() or not steps:
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # a line cut short by a kill
+        if row["step"] <= steps:
+            rows.append(row)
+    return rows
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        transient=False,
+    ) as progress:
+        yield progress
+
+
+@contextmanager
+def counting(console: Console, label: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that reports (done, total) of something, with its rate."""
+    began = time.perf_counter()
+    with _progress(console) as progress:
+        task = progress.add_task(label, total=total, note="")
+
+        def report(done: int, of: int) -> None:
+            rate = done / max(time.perf_counter() - began, 1e-9)
+            progress.update(task, completed=done, total=of, note=f"{rate:.1f} {unit}/s")
+
+        yield report
+
+
+@contextmanager
+def _catch_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between steps."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: nothing to catch
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_rss_gb() -> float:
+    """Largest resident memory of this process so far, in GB (10^9 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / 1e9 if sys.platform == "darwin" else float(peak) * 1024 / 1e9
+
+
+def read_metrics(folder: Path) -> list[Mapping[str, float]]:
+    """The metrics that `run_steps` logged in `folder`."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
