@@ -1,0 +1,69 @@
+# make quickstart   set up, fetch the embedded model, run the whole loop once, write a report
+# make test         set up for development, lint, types, import directions, all tests
+# make help         every target
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev model quickstart test lint experiments bench clean
+
+help:
+	@echo "make quickstart    the whole loop on the shop scenario, with a report (PYTHON=python3.12 to choose one)"
+	@echo "make setup         only install, into $(VENV)"
+	@echo "make test          lint and tests (PYTEST_ARGS='-k ppo' to choose, '-n 2' for two processes)"
+	@echo "make lint          ruff, mypy, import directions"
+	@echo "make experiments   run every script in experiments/"
+	@echo "make bench         run every script in benchmarks/"
+	@echo "make clean         remove $(VENV), caches and the quickstart's results (the fetched model stays)"
+
+# The stamps stand for finished installs, so that a second make starts at once.
+setup: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Accord needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." >&2; \
+	  echo "Install one and name it: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing Accord into $(VENV) (a minute or two) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the development tools ..."
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+model: setup
+	@$(BIN)/accord fetch-model
+
+quickstart: model
+	$(BIN)/accord quickstart --out quickstart
+	@echo "The report: $(CURDIR)/quickstart/report.html"
+
+test: dev model lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+experiments: dev model
+	@set -e; for script in experiments/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench: dev model
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) build dist quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
