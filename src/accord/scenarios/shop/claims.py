@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from accord.scenarios.shop.catalogue import HERE, SHOP, Product, describe, load_catalogue
+from accord.scenarios.shop.catalogue import SHOP, Product, describe, load_catalogue
 from accord.scenarios.shop.language import (
     Quantity,
     contains,
@@ -18,6 +17,7 @@ from accord.scenarios.shop.language import (
     sentences,
     words,
 )
+from accord.scenarios.shop.lexicon import feature_groups, word_list
 
 # A sentence that says what the shop does not know claims nothing.
 HEDGE = re.compile(
@@ -28,15 +28,10 @@ HEDGE = re.compile(
     r"n't have (?:any |that |the )?(?:information|details?|word|figure)|without (?:checking|asking)|"
     r"let me (?:check|ask)|(?:have|need) to (?:check|ask|look)|i(?:'d| would) rather (?:check|ask)"
 )
-_NEGATIONS = frozenset("not no without never isn't doesn't hasn't can't cannot won't don't aren't".split())
-_OPEN_CLASS = frozenset(
-    "a an the of to in on at for with and or up by it its is only too itself your you that this all".split()
-)
-_NAMES_OF_NOBODY = frozenset(
-    "i i'm i'd i'll i've lindqvist lindqvist's monday tuesday wednesday thursday friday saturday sunday january "
-    "february march april may june july august september october november december christmas easter english "
-    "swedish nordic european scandinavian ok hi hello yes no".split()
-)
+_NEGATIONS = word_list("negations")
+_DENIALS = frozenset(["not", "without", "isn't", "doesn't", "hasn't", "can't"])
+_FUNCTION_WORDS = word_list("function_words")
+_COMMON_NAMES = word_list("common_names")
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def knowledge(product: Product) -> Knowledge:
     return Knowledge(
         quantities=frozenset((q.value, q.unit) for q in amounts),
         values=frozenset(q.value for q in amounts),
-        vocabulary=frozenset(known_words) | _NAMES_OF_NOBODY,
+        vocabulary=frozenset(known_words) | _COMMON_NAMES,
         unsupported=_unsupported(known_words),
         strangers=tuple(
             name
@@ -73,7 +68,7 @@ def knowledge(product: Product) -> Knowledge:
 
 def _unsupported(known: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The feature phrases of which neither they nor a synonym stands in the known words."""
-    groups = json.loads((HERE / "features.json").read_text(encoding="utf-8"))
+    groups = feature_groups()
     allowed = {p for group in groups if any(contains(known, words(p)) for p in group) for p in group}
     return tuple((p, tuple(words(p))) for group in groups for p in group if p not in allowed)
 
@@ -123,7 +118,7 @@ def _states(phrases: Sequence[str], sentence: str, product: Product) -> bool:
     wanted = [(q.value, q.unit) for q in quantities(phrases[0]) if q.unit]
     if wanted:
         return set(wanted) <= {(q.value, q.unit) for q in _amounts(sentence, product)}
-    content = set(words(phrases[0])) - _OPEN_CLASS
+    content = set(words(phrases[0])) - _FUNCTION_WORDS
     return len(content) > 1 and content <= set(text) and not _NEGATIONS & set(text)
 
 
@@ -135,9 +130,7 @@ def _found_plainly(text: Sequence[str], phrase: Sequence[str]) -> bool:
 def _denies(fact: str, sentence: str) -> bool:
     text, phrase = words(sentence), words(fact)
     at = position(text, phrase)
-    return at >= 0 and bool(
-        {"not", "without", "isn't", "doesn't", "hasn't", "can't"} & set(text[max(0, at - 3) : at])
-    )
+    return at >= 0 and bool(_DENIALS & set(text[max(0, at - 3) : at]))
 
 
 def _amounts(sentence: str, product: Product) -> list[Quantity]:

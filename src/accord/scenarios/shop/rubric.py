@@ -14,6 +14,7 @@ from types import MappingProxyType
 from accord.scenarios.shop.catalogue import Product, describe
 from accord.scenarios.shop.claims import inventions, is_hedge, stated_facts
 from accord.scenarios.shop.language import contains, quantities, raw_words, sentences, words
+from accord.scenarios.shop.lexicon import hype_pattern, word_list
 
 # Who asks what: see prompts.jsonl. "fact:2" asks for the product's second fact.
 ASKS = re.compile(r"general|price|companion|unlisted|fact:[1-9]")
@@ -37,20 +38,10 @@ BASE_WEIGHTS: Mapping[str, float] = MappingProxyType(
 )
 TRAITS = tuple(BASE_WEIGHTS)
 
-_JARGON = frozenset(
-    words(
-        "specification specifications specs spec parameter parameters nominal rated rating mass runtime endurance "
-        "output input tolerance ingress interface module unit enclosure form factor diameter capacity volume "
-        "dimensions configuration compliant integrated component assembly hydrostatic acoustic luminous flux "
-        "throughput transducer chassis retail MSRP SKU attenuation optical photoplethysmography substrate alloy"
-    )
-)
-_HYPE = re.compile(
-    r"amazing|wonderful|incredible|fantastic|unbeatable|unbelievable|stunning|exceptional|revolutionary|ultimate|"
-    r"game.changer|world.class|top.quality|highest quality|must.have|once in a lifetime|the (?:very )?best\b|"
-    r"love it\b|will love|(?:buy|order|grab|get) (?:it |yours |one )?(?:now|today)|don't miss|do not miss|hurry|"
-    r"before (?:it|they)(?:'s| is|'re| are) gone|everyone (?:is|loves|wants)|regret|trust me|no.brainer|dream"
-)
+_JARGON = frozenset(words(" ".join(word_list("jargon"))))
+_HYPE = re.compile(hype_pattern())
+# Stems that a helpful question to a customer is made of, besides the product's own words.
+_NEXT_STEP = frozenset(words(" ".join(word_list("next_step"))))
 _ADDRESSED = re.compile(
     r"\b(?:would|do|did|are|will|shall|should|may|can|could|have|is|does|what|which|how|who|where|when)\b"
 )
@@ -58,18 +49,8 @@ _CUSTOMER = re.compile(
     r"\b(?:you|your|yours|i|we|us)\b|^(?:is|are) there\b|^(?:who|what|which|how|where|when)\b"
 )
 _HOLLOW = re.compile(
-    r"anything else|(?:can|may) i help(?: you)?(?: today| with \w+)?\W*$|any (?:other )?questions|what can i do|how are you|"
-    r"are you sure|what'?s it|what is it\b"
-)
-# Stems that a helpful question to a customer is made of, besides the product's own words.
-_NEXT_STEP = frozenset(
-    words(
-        "show see look try hear know tell add take put set aside wrap gift present use using plan planning need "
-        "size fit color colour budget spend price cost compare often long far where when trip travel run swim walk "
-        "hike ride camp sleep cook drink brew read listen work school child kids age family home office garden "
-        "kitchen bedroom outdoors summer winter rain weekend buy bring pack carry explain details more mostly "
-        "someone yourself person people week room big small near bed wall table old happened pool try fit music coffee tea food bike day night prefer choose important together order"
-    )
+    r"anything else|(?:can|may) i help(?: you)?(?: today| with \w+)?\W*$|any (?:other )?questions|"
+    r"what can i do|how are you|are you sure|what'?s it|what is it\b"
 )
 
 
@@ -127,7 +108,7 @@ def _direct(enquiry: Enquiry, answer: str, stated: frozenset[str], invented: tup
 
 
 def _companion(product: Product, answer: str) -> float:
-    """Whether it suggests what goes with the product: 1 by name, 0.6 by kind; the bare label counts little."""
+    """Whether it suggests what goes with the product: 1 by name, 0.6 by kind, 0.3 by label."""
     name = words(product.goes_with.name)
     short = [word for word in name if word not in words(product.name)]
     text = [w for s in sentences(answer) if not is_hedge(s) for w in words(s)]
