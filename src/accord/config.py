@@ -107,7 +107,8 @@ class RewardConfig(Stage):
     max_length: int = Field(1024, gt=0)
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the prompts kept for the report card")
     ties: Literal["half", "rao-kupper"] = "half"
-    margin_coef: float = Field(0.0, ge=0, description="m = margin_coef * (strength - 1) inside the sigmoid")
+    tie_threshold: float = Field(0.5, gt=0, description="reward difference that looks like a tie (rao-kupper)")
+    margin_coef: float = Field(1.0, ge=0, description="times the row's margin, inside the sigmoid")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     center_rewards_coefficient: float = Field(0.0, ge=0)
     lora: Lora = Lora(layers=0.5)
@@ -146,7 +147,9 @@ class PpoConfig(Stage):
     lam: float = Field(0.95, ge=0, le=1)
     kl: KlControl = KlControl()
     stop_kl: float = Field(0.1, gt=0, description="end an update early above this approximate KL per token")
-    missing_end_penalty: float | None = Field(-1.0, description="score of an answer that does not end by itself")
+    missing_end_penalty: float | None = Field(
+        1.0, ge=0, description="an answer that does not end by itself scores minus this, whatever it says"
+    )
     whiten_rewards: bool = False
     critic: Literal["reward", "reference", "policy"] = Field(
         "reward", description="whose hidden states the value head reads"

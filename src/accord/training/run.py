@@ -12,15 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from accord.errors import AccordError
 from accord.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from accord.training.engine import Engine
 
 Metrics = dict[str, float]
+
+
+class Resumable(Protocol):
+    """All that a run must not lose: tensors, and JSON values in `extra`."""
+
+    extra: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]: ...
+    def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None: ...
 
 
 class Interrupted(AccordError):
@@ -39,11 +49,10 @@ class Run:
     headline: tuple[str, ...] = ("loss",)  # the metrics shown beside the bar
 
 
-def run_steps(run: Run, engine: Engine, step: Callable[[int], Metrics], console: Console) -> list[Metrics]:
+def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], console: Console) -> list[Metrics]:
     """Call `step(0) ... step(run.steps - 1)`, going on after the newest checkpoint if there is one.
 
-    Every step must be a function of its number, the engine's state and `engine.extra` alone: then a resumed
-    run is bit-identical to one that was never stopped. Returns all metrics, also those before the resume.
+    Every step must be a function of its number and `state` alone: then a resumed run is bit-identical to one that was never stopped. Returns all metrics, also those before the resume.
 
     Raises Interrupted after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
     """
@@ -51,7 +60,7 @@ def run_steps(run: Run, engine: Engine, step: Callable[[int], Metrics], console:
     checkpoint = load_checkpoint(folder, run.fingerprint)
     start = 0
     if checkpoint is not None:
-        engine.restore(checkpoint.tensors, checkpoint.extra)
+        state.restore(checkpoint.tensors, checkpoint.extra)
         start = checkpoint.step
     rows = _read_metrics(log, start)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +69,7 @@ def run_steps(run: Run, engine: Engine, step: Callable[[int], Metrics], console:
         console.print(f"{run.label}: going on after step {start} of {run.steps}")
 
     def save(done: int) -> None:
-        save_checkpoint(folder, done, engine.tensors(), engine.extra, run.fingerprint)
+        save_checkpoint(folder, done, state.tensors(), state.extra, run.fingerprint)
 
     with _progress(console) as progress, _catch_interrupt() as interrupted, log.open("a") as file:
         task = progress.add_task(run.label, total=run.steps, completed=start, note="")

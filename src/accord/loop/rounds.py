@@ -1,0 +1,266 @@
+"""The whole loop as a resumable state machine.
+
+    sft -> [ sample -> ask -> reward -> ppo -> eval -> gate ] x rounds -> report
+
+Every step reads and writes files in the run's folder and is also a command of its own. What is done is
+written down after each step, so an interrupted run goes on where it was; steps that train also resume
+from within.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from accord import __version__
+from accord.config import (
+    AskConfig,
+    EvalConfig,
+    PpoConfig,
+    RewardConfig,
+    RunConfig,
+    SampleConfig,
+    SftConfig,
+    with_overrides,
+)
+from accord.errors import CheckpointError, DataError
+from accord.evaluation.report import write_report
+from accord.ledger.ledger import Ledger
+from accord.records import content_hash
+from accord.scenarios import load_scenario
+from accord.scenarios.shop import Scenario
+from accord.stages import ask, evaluate, online, reward, sample, sft
+from accord.stages.common import write_json
+from accord.stages.sft import demonstrations_of
+from accord.training.checkpoint import write_atomically
+from accord.training.run import peak_rss_gb, read_metrics
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """`state.json`: the results of the steps that are done, and the seconds and memory they took."""
+
+    path: Path
+    settings: str
+    done: dict[str, Result]
+
+    @classmethod
+    def open(cls, config: RunConfig) -> Progress:
+        """Raises CheckpointError if the folder holds a run with other settings."""
+        path = config.out / "state.json"
+        settings = content_hash(json.loads(config.model_dump_json(exclude={"out"})))
+        if not path.exists():
+            return cls(path, settings, {})
+        try:
+            state = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: damaged ({error}); delete {config.out} to start again") from error
+        if state["settings"] != settings:
+            raise CheckpointError(
+                f"{config.out} holds a run with other settings; give another --out, or delete it to start again"
+            )
+        return cls(path, settings, state["done"])
+
+    def step(self, name: str, work: Callable[[], Result], console: Console) -> Result:
+        """The result of step `name`, from the last time if it was done, else by doing it now."""
+        if name in self.done:
+            return self.done[name]
+        console.rule(f"[bold]{name}", align="left")
+        began = time.perf_counter()
+        result = work()
+        self.done[name] = {
+            **result,
+            "seconds": self.spent(name) + time.perf_counter() - began,
+            "peak_rss_gb": peak_rss_gb(),
+        }
+        write_atomically(self.path, json.dumps({"settings": self.settings, "done": self.done}, indent=1))
+        return self.done[name]
+
+    def spent(self, name: str) -> float:
+        """Seconds that earlier, interrupted tries at a step had already used (its logged steps)."""
+        folder = self.path.parent / name
+        return sum(float(row.get("seconds", 0.0)) for row in read_metrics(folder)) if folder.is_dir() else 0.0
+
+
+def run(config: RunConfig, console: Console) -> Path:
+    """Drive the loop and return the path of its report."""
+    out = config.out
+    out.mkdir(parents=True, exist_ok=True)
+    progress = Progress.open(config)
+    scenario = load_scenario(config.scenario)
+    write_scenario(scenario, out / "data")
+
+    first = progress.step("sft", lambda: run_sft(config, console), console)
+    policy = first["model"]
+    for number in range(1, config.rounds + 1):
+        policy = run_round(config, number, policy, progress, console)
+    write_json(out / "run.json", json.loads(config.model_dump_json()))
+    return rewrite_report(out)
+
+
+def rewrite_report(out: Path) -> Path:
+    """Gather a finished run's results into report.json and report.html, and return the latter's path."""
+    if not (out / "run.json").exists():
+        raise DataError(f"{out}: no finished run here; `accord run FILE.yaml --out {out}` makes (or resumes) one")
+    config = RunConfig.model_validate_json((out / "run.json").read_text()).model_copy(update={"out": out})
+    report = summary(config, load_scenario(config.scenario), Progress.open(config))
+    curves = {name: [dict(row) for row in read_metrics(out / name)] for name in _trained(config)}
+    last = out / f"round-{config.rounds}" / "eval"
+    write_report(report, curves, json.loads((last / "transcripts.json").read_text()), out)
+    return out / "report.html"
+
+
+def run_sft(config: RunConfig, console: Console) -> Result:
+    settings = with_overrides(
+        SftConfig,
+        "sft",
+        config.sft,
+        model=config.model,
+        data=str(config.out / "data" / "demonstrations.jsonl"),
+        out=config.out / "sft",
+        seed=config.seed,
+        dtype=config.dtype,
+    )
+    return sft.run(settings, console)
+
+
+def run_round(config: RunConfig, number: int, policy: str, progress: Progress, console: Console) -> str:
+    """One turn of the loop from `policy`; returns the policy that the next one starts from."""
+    name, out = f"round-{number}", config.out / f"round-{number}"
+    seed = config.seed + 1000 * (number - 1)
+    common: dict[str, Any] = {"seed": seed, "dtype": config.dtype}
+    ledger, release = config.out / "ledger.sqlite", name
+    sampling = with_overrides(
+        SampleConfig,
+        "sample",
+        config.sample,
+        model=policy,
+        prompts=str(config.out / "data" / "train_prompts.jsonl"),
+        out=out / "samples.jsonl",
+        **common,
+    )
+    progress.step(f"{name}/sample", lambda: sample.run(sampling, console), console)
+    asking = with_overrides(
+        AskConfig,
+        "ask",
+        config.ask,
+        samples=str(sampling.out),
+        ledger=str(ledger),
+        raters=config.raters,
+        scenario=config.scenario,
+        release=release,
+        seed=seed,
+    )
+    progress.step(f"{name}/ask", lambda: ask.run(asking, console), console)
+    rewarding = with_overrides(
+        RewardConfig, "reward", config.reward, model=policy, data=f"{ledger}#{release}", out=out / "reward", **common
+    )
+    fitted = progress.step(f"{name}/reward", lambda: reward.run(rewarding, console), console)
+    improving = with_overrides(
+        PpoConfig,
+        "ppo",
+        config.ppo,
+        model=policy,
+        reward_model=fitted["model"],
+        prompts=sampling.prompts,
+        out=out / "ppo",
+        **common,
+    )
+    improved = progress.step(f"{name}/ppo", lambda: online.run(improving, console), console)
+    with Ledger.open(ledger) as store:
+        for model in (fitted["model"], improved["model"]):
+            store.record_training(model, release, run=config.out.name)
+    checking = with_overrides(
+        EvalConfig,
+        "eval",
+        config.eval,
+        model=improved["model"],
+        baseline=progress.done["sft"]["model"],
+        prompts=str(config.out / "data" / "heldout_prompts.jsonl"),
+        reward_model=fitted["model"],
+        scenario=config.scenario,
+        out=out / "eval",
+        **common,
+    )
+    checked = progress.step(f"{name}/eval", lambda: evaluate.run(checking, console), console)
+    better = checked["policy"]["low"] > 0.5
+    progress.step(f"{name}/gate", lambda: {"accepted": better, "low": checked["policy"]["low"]}, console)
+    return improved["model"] if better else policy
+
+
+def write_scenario(scenario: Scenario, folder: Path) -> None:
+    """The scenario's prompts and demonstrations as the files that the stages read (TRL's formats)."""
+    rows = {
+        "train_prompts": [{"prompt": [asdict(m) for m in p.messages]} for p in scenario.train_prompts],
+        "heldout_prompts": [{"prompt": [asdict(m) for m in p.messages]} for p in scenario.heldout_prompts],
+        "demonstrations": demonstrations_of(list(scenario.demonstrations)),
+    }
+    for name, lines in rows.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(folder / f"{name}.jsonl", text)
+
+
+def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result:
+    """What report.json holds: the last round's numbers on top, every step's result below."""
+    last = f"round-{config.rounds}"
+    asked, fitted, improved, checked = (progress.done[f"{last}/{s}"] for s in ("ask", "reward", "ppo", "eval"))
+    card = fitted["card"]
+    return {
+        "accord": __version__,
+        "model": config.model,
+        "method": config.method,
+        "scenario": config.scenario,
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "simulated_raters": asked["simulated"],
+        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()},
+        "wall_seconds": sum(step["seconds"] for step in progress.done.values()),
+        "seconds": {name: step["seconds"] for name, step in progress.done.items()},
+        "peak_rss_gb": max(step["peak_rss_gb"] for step in progress.done.values()),
+        "agreement": asked["agreement"],
+        "judgements": asked["judgements"],
+        "raters": asked["raters"],
+        "reward_model": {
+            "accuracy": card["accuracy"]["value"],
+            "low": card["accuracy"]["low"],
+            "high": card["accuracy"]["high"],
+            "n": card["n"],
+            "ceiling": card["ceiling"]["value"] if card["ceiling"] else None,
+            "longer_wins": card["longer_wins"]["value"],
+            "first_wins": card["first_wins"]["value"],
+            "card": card,
+            "train_prompts": fitted["prompts"],
+            "comparisons": fitted["comparisons"],
+        },
+        "policy": {
+            **checked["policy"],
+            "kl_target": improved["kl_target"],
+            "kl_last_half": improved["kl_last_half"],
+            "evaluators": checked["simulated_raters"],
+        },
+        "best_of_n": checked.get("best_of_n"),
+        "policy_vs_best_of_n": checked.get("policy_vs_best_of_n"),
+        "accepted": progress.done[f"{last}/gate"]["accepted"],
+        "steps": progress.done,
+        "data": {
+            "train_prompts": len(scenario.train_prompts),
+            "heldout_prompts": len(scenario.heldout_prompts),
+            "demonstrations": len(scenario.demonstrations),
+        },
+    }
+
+
+def _trained(config: RunConfig) -> list[str]:
+    """The steps that log metrics."""
+    return ["sft", *(f"round-{n}/{name}" for n in range(1, config.rounds + 1) for name in ("reward", "ppo"))]

@@ -1,0 +1,169 @@
+"""Put pairs of answers to raters, through the ledger: simulated ones, or the person at the terminal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.prompt import Prompt as Ask
+
+from accord.config import AskConfig
+from accord.data.groups import read_groups
+from accord.errors import DataError
+from accord.feedback.agreement import Rating, agreement, ceiling
+from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
+from accord.ledger.ledger import Assignment, Ledger
+from accord.records import Completion, Group, Judgement, Prompt, Question
+from accord.scenarios import load_scenario
+from accord.scenarios.shop import Scenario
+from accord.training.checkpoint import write_atomically
+
+# A person's keys: displayed strength, positive for the left answer.
+KEYS = {"1": 2, "2": -2, "t": 0}
+
+
+def run(config: AskConfig, console: Console) -> dict[str, Any]:
+    """Ask, make the release, and return what the raters' answers look like."""
+    groups = read_groups(Path(config.samples))
+    scenario = load_scenario(config.scenario)
+    with Ledger.open(config.ledger) as ledger:
+        guideline = ledger.add_guideline(scenario.guideline)
+        for version in sorted({c.policy_version for g in groups for c in g.completions if c.policy_version}):
+            ledger.add_policy(version, base_model=version.partition("@")[0])
+        items = ledger.ask(questions(groups, config))
+        if config.raters == "panel":
+            raters = make_panel(config.panel_size, scenario.base_weights, seed=config.seed)
+            ask_panel(ledger, raters, scenario, guideline, config.seed, console)
+        else:
+            ask_person(ledger, guideline, scenario.guideline, console)
+        release = ledger.release(config.release)
+        judgements = ledger.release_judgements(release.name)
+        if config.out is not None:
+            rows = (json.dumps(p.to_row(), ensure_ascii=False) for p in ledger.preferences(release.name))
+            write_atomically(config.out, "".join(row + "\n" for row in rows))
+    return {
+        "ledger": config.ledger,
+        "release": release.name,
+        "release_sha256": release.sha256,
+        "items": len(items),
+        "judgements": len(judgements),
+        "raters": sorted({j.rater for j in judgements}),
+        "simulated": all(j.rater_kind == "simulated" for j in judgements),
+        **summarise(judgements),
+    }
+
+
+def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
+    """Pairs of each prompt's answers, in a seeded order; some are wanted from three raters, so that their
+    agreement can be measured. Equal texts are not a question."""
+    rng = random.Random(config.seed)
+    found = []
+    for group in groups:
+        pairs = [
+            (a, b) for a, b in itertools.combinations(group.completions, 2) if a.text.strip() and b.text.strip()
+        ]
+        pairs = [pair for pair in pairs if pair[0].text != pair[1].text]
+        rng.shuffle(pairs)
+        for pair in pairs[: config.pairs_per_prompt]:
+            shared = rng.random() < config.overlap_share
+            overlap = max(config.overlap, 3) if shared and config.raters == "panel" else config.overlap
+            reason = "agreement check" if shared else "random pair of the policy's answers"
+            found.append(Question(Group(group.prompt, pair), reason, overlap=overlap))
+    if not found:
+        raise DataError("no pair of different answers to ask about; sample with k >= 2 and a higher temperature")
+    rng.shuffle(found)
+    return found[: config.limit]
+
+
+def ask_panel(
+    ledger: Ledger,
+    raters: Sequence[SimulatedRater],
+    scenario: Scenario,
+    guideline: str,
+    seed: int,
+    console: Console,
+) -> None:
+    """Every simulated rater answers what the queue hands out, in turns, until nothing is open."""
+    known = {p.id: p for p in (*scenario.train_prompts, *scenario.heldout_prompts)}
+    names = {ledger.add_rater(rater.name, "simulated"): rater for rater in raters}
+    console.print(f"[dim]{len(raters)} simulated raters (no people) answer by the {scenario.name} rubric")
+
+    def answer_as(rater: SimulatedRater) -> Callable[[Assignment], tuple[int, float]]:
+        def answer(assignment: Assignment) -> tuple[int, float]:
+            prompt = known_prompt(assignment.group.prompt, known, scenario.name)
+            rng = judgement_rng(rater.name, assignment.item_id, seed)
+            left, right = (scenario.traits(prompt, c) for c in (assignment.left, assignment.right))
+            return rater.judge(left, right, rng)
+
+        return answer
+
+    answered = True
+    while answered:
+        answered = False
+        for identity, rater in names.items():
+            answered |= bool(ledger.answer_many(identity, guideline, answer_as(rater), limit=25))
+
+
+def known_prompt(prompt: Prompt, known: dict[str, Prompt], scenario: str) -> Prompt:
+    if prompt.id not in known:
+        raise DataError(
+            f"the simulated raters can only judge the prompts of scenario {scenario!r}, not "
+            f"{prompt.messages[-1].content[:60]!r}; use --raters me, or write a scenario for your domain"
+        )
+    return known[prompt.id]
+
+
+def ask_person(ledger: Ledger, guideline: str, guideline_text: str, console: Console) -> None:
+    """Pairs at the terminal: 1 or 2 for the better one, t for a tie, s to skip, q to stop for now."""
+    me = ledger.add_rater("me", "human")
+    console.print(Panel(escape(guideline_text.strip()), title="Guideline"))
+    done = 0
+    while (assignment := ledger.lease(me, guideline)) is not None:
+        console.rule(f"question {done + 1}")
+        for message in assignment.group.prompt.messages:
+            console.print(f"[bold]{escape(message.role)}:[/bold] {safe(message.content)}")
+        console.print(Columns([_card("1", assignment.left), _card("2", assignment.right)], equal=True, expand=True))
+        began = time.monotonic()
+        key = Ask.ask("Which is better?", choices=["1", "2", "t", "s", "q"], console=console)
+        if key == "q":
+            ledger.skip(assignment.id, "stopped for now")
+            return
+        if key == "s":
+            ledger.skip(assignment.id, "skipped by the rater")
+            continue
+        ledger.submit(assignment.id, KEYS[key], seconds=time.monotonic() - began)
+        done += 1
+    console.print(f"No more questions; {done} answered. Thank you.")
+
+
+def _card(title: str, completion: Completion) -> Panel:
+    return Panel(safe(completion.text), title=title)
+
+
+def safe(text: str) -> str:
+    """Model output is hostile text: no markup, no terminal control characters."""
+    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def summarise(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Agreement of the raters: ordinal alpha on strengths, raw agreement on who won, and the ceiling."""
+    ratings = [Rating(j.item_id, j.rater, float(j.strength)) for j in judgements]
+    winners = [Rating(j.item_id, j.rater, str((j.strength > 0) - (j.strength < 0))) for j in judgements]
+    return {
+        "agreement": {
+            **agreement(ratings, level="ordinal").to_json(),
+            "raw": agreement(winners, level="nominal").raw,
+            "alpha_winner": agreement(winners, level="nominal").alpha,
+        },
+        "ceiling": ceiling(judgements).to_json(),
+        "ties": sum(j.strength == 0 for j in judgements) / max(len(judgements), 1),
+    }

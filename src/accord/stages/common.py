@@ -1,0 +1,134 @@
+"""What the stages share: opening a model, keeping rows that fit, naming a run, saving a policy."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel
+from rich.console import Console
+
+from accord.data.render import Encoded, Renderer
+from accord.errors import DataError, ModelError
+from accord.models.adapters import Trunk
+from accord.models.forward import supports_block_mask
+from accord.models.load import LoadedModel, load_model
+from accord.records import content_hash
+from accord.training.checkpoint import write_atomically
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model laid out for work: the trunk with its adapters, and the one renderer."""
+
+    loaded: LoadedModel
+    trunk: Trunk
+    renderer: Renderer
+    shared: bool  # whether the model can take several completions in one row
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.loaded.model.config.hidden_size)
+
+
+def open_bench(model: str, dtype: str) -> Bench:
+    gc.collect()  # the last stage's model may still wait in a reference cycle
+    loaded = load_model(model, dtype=dtype)
+    return Bench(loaded, Trunk(loaded.model), Renderer(loaded.tokenizer), supports_block_mask(loaded.model))
+
+
+def keep_fitting(
+    rows: Sequence[T], encode: Callable[[T], Encoded], max_length: int, what: str, console: Console
+) -> list[tuple[T, Encoded]]:
+    """Encode rows and leave out, with a count, those longer than `max_length` tokens.
+
+    Raises DataError if nothing is left.
+    """
+    encoded = [(row, encode(row)) for row in rows]
+    kept = [(r, e) for r, e in encoded if len(e.prompt_ids) + max(map(len, e.completion_ids)) <= max_length]
+    if len(kept) < len(rows):
+        console.print(
+            f"[yellow]{len(rows) - len(kept)} of {len(rows)} {what} are longer than max_length = {max_length} "
+            "tokens and are left out; raise it to use them"
+        )
+    if not kept:
+        raise DataError(f"all {len(rows)} {what} are longer than max_length = {max_length} tokens; raise it")
+    return kept
+
+
+def fingerprint(config: BaseModel, *parts: Any) -> str:
+    """Ties a checkpoint to the settings and data that made it (not to where it lies)."""
+    settings = json.loads(config.model_dump_json(exclude={"out", "checkpoint_every"}))
+    return content_hash([settings, *parts])
+
+
+def data_hash(encoded: Iterable[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for group in encoded:
+        digest.update(repr((group.prompt_ids, group.completion_ids)).encode())
+    return digest.hexdigest()[:32]
+
+
+def order(n: int, size: int, step: int, seed: int) -> list[int]:
+    """Indices of step `step`'s batch of `size`, from a stream of shuffled passes over n rows.
+
+    A pure function of its arguments, so a resumed run needs no iterator state.
+    """
+    found = []
+    for position in range(step * size, (step + 1) * size):
+        epoch, offset = divmod(position, n)
+        if offset == 0 or not found or found[-1][0] != epoch:
+            generator = torch.Generator().manual_seed(_mix(seed, epoch))
+            permutation = torch.randperm(n, generator=generator).tolist()
+        found.append((epoch, permutation[offset]))
+    return [index for _, index in found]
+
+
+def _mix(*numbers: int) -> int:
+    return int(content_hash(list(numbers))[:15], 16)
+
+
+mix_seed = _mix
+
+
+def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[str, Any]) -> None:
+    """Write the trained policy to `out` as a plain Hugging Face folder ("merged") or a peft one ("adapter").
+
+    `record` becomes accord.json there: what the model was made from. The folder appears at once or not at all.
+    """
+    temporary = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        if how == "adapter":
+            bench.trunk.save_adapter(name, temporary)
+        else:
+            merged = load_model(bench.loaded.source, dtype=str(bench.loaded.model.dtype).removeprefix("torch.")).model
+            bench.trunk.write_merged(name, merged)
+            merged.save_pretrained(temporary)
+        bench.loaded.tokenizer.save_pretrained(temporary)
+        (temporary / "accord.json").write_text(json.dumps(record, indent=1))
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.replace(out)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ModelError(f"{out}: the model could not be written ({error}); make room and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """accord.json of a model folder, or an empty dict for a model from elsewhere."""
+    path = folder / "accord.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

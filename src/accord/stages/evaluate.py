@@ -1,0 +1,208 @@
+"""Did it really improve? Two policies answer the same held-out prompts; raters who are new compare them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from accord.config import EvalConfig
+from accord.data.batches import collate, plan
+from accord.data.datasets import load_prompts
+from accord.data.render import Encoded
+from accord.evaluation.intervals import Interval, share
+from accord.evaluation.winrate import win_rate
+from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
+from accord.models.forward import hidden_states, token_logps
+from accord.records import Completion, Group, Prompt, Sampling
+from accord.rollout.local import LocalSampler
+from accord.scenarios import load_scenario
+from accord.scenarios.shop import Scenario
+from accord.stages.ask import known_prompt
+from accord.stages.common import Bench, open_bench, write_json
+from accord.stages.reward import open_reward
+from accord.stages.sample import policy_version
+from accord.training.run import counting
+
+TOKENS = 2048  # per forward pass; no gradients here
+
+
+def run(config: EvalConfig, console: Console) -> dict[str, Any]:
+    """Write `out/result.json` (every number with its interval) and `out/transcripts.json`."""
+    prompts = load_prompts(config.prompts).rows
+    scenario = load_scenario(config.scenario)
+    known = {p.id: p for p in (*scenario.train_prompts, *scenario.heldout_prompts)}
+    tagged = [known_prompt(p, known, scenario.name) for p in prompts]
+
+    after = answers(config, config.model, prompts, 1, console)
+    before = answers(config, config.baseline, prompts, 1 + (config.best_of if config.best_of > 1 else 0), console)
+    bench = open_bench(config.baseline, config.dtype)
+    scores_after, scores_before = score(config, bench, after), score(config, bench, before)
+    ref_logps = reference_logps(bench, after, config.temperature or 1.0)
+    del bench
+
+    policy = [g.completions[0] for g in after]
+    baseline = [g.completions[0] for g in before]
+    raters = make_panel(config.raters, scenario.base_weights, seed=config.seed + 7919, prefix="sim-eval")
+    wins = compare(raters, scenario, tagged, policy, baseline, config.seed)
+    result: dict[str, Any] = {
+        "simulated_raters": [r.name for r in raters],
+        "prompts": len(prompts),
+        "policy": {
+            **_interval("win_rate_vs_sft", wins),
+            "kl": kl_to_reference(policy, ref_logps),
+            **describe("before", scenario, tagged, baseline, [s[0] for s in scores_before]),
+            **describe("after", scenario, tagged, policy, [s[0] for s in scores_after]),
+        },
+    }
+    if config.best_of > 1 and config.reward_model:
+        # Chosen among other samples than the one they are compared with.
+        picks = [max(range(1, len(s)), key=s.__getitem__) for s in scores_before]
+        best = [g.completions[i] for g, i in zip(before, picks, strict=True)]
+        outcome = compare(raters, scenario, tagged, best, baseline, config.seed)
+        result["best_of_n"] = {"n_samples": config.best_of, **_interval("win_rate_vs_sft", outcome)}
+        best_scores = [s[i] for s, i in zip(scores_before, picks, strict=True)]
+        result["best_of_n"] |= describe("after", scenario, tagged, best, best_scores)
+        result["policy_vs_best_of_n"] = compare(raters, scenario, tagged, policy, best, config.seed).to_json()
+    write_json(config.out / "transcripts.json", transcripts(tagged, baseline, policy, scores_before, scores_after))
+    write_json(config.out / "result.json", result)
+    return result
+
+
+def answers(
+    config: EvalConfig, name: str, prompts: Sequence[Prompt], k: int, console: Console
+) -> list[Group]:
+    bench = open_bench(name, config.dtype)
+    version = policy_version(name, bench.loaded.source)
+    sampler = LocalSampler(bench.loaded.model, bench.renderer, policy_version=version, rows=config.rows)
+    sampling = Sampling(config.temperature, 1.0, config.max_new_tokens, config.seed)
+    with counting(console, "answering", len(prompts) * k, "answers") as report:
+        return sampler.sample(prompts, k, sampling, on_progress=report)
+
+
+def score(config: EvalConfig, bench: Bench, groups: Sequence[Group]) -> list[list[float]]:
+    """The reward model's score of every answer, by group; zeros where no reward model was given."""
+    if not config.reward_model:
+        return [[0.0] * len(g.completions) for g in groups]
+    scorer = open_reward(config.reward_model, bench, config.dtype)
+    encoded = [bench.renderer.group(g) for g in groups]
+    found: dict[int, list[float]] = {}
+    for part in plan(encoded, TOKENS):
+        chosen = [groups[i] for i in part]
+        batch = collate([encoded[i] for i in part], shared=bench.shared)
+        sizes = [len(g.completions) for g in chosen]
+        for i, scores_C in zip(part, scorer(chosen, batch).scores_C.split(sizes), strict=True):
+            found[i] = scores_C.tolist()
+    return [found[i] for i in range(len(groups))]
+
+
+@torch.no_grad()
+def reference_logps(bench: Bench, groups: Sequence[Group], temperature: float) -> list[Tensor]:
+    """Log-probs of each group's first answer under the bare trunk, one tensor per group."""
+    encoded = [Encoded(bench.renderer.prompt(g.prompt), (g.completions[0].token_ids,)) for g in groups]
+    found: dict[int, Tensor] = {}
+    for part in plan(encoded, TOKENS):
+        batch = collate([encoded[i] for i in part], shared=bench.shared)
+        with bench.trunk.use(None) as model:
+            logps_CT, _ = token_logps(
+                model,
+                hidden_states(model, batch),
+                batch.where_CT,
+                batch.targets_CT,
+                batch.mask_CT,
+                temperature=temperature,
+            )
+        for row, i in enumerate(part):
+            found[i] = logps_CT[row][batch.mask_CT[row]]
+    return [found[i] for i in range(len(groups))]
+
+
+def kl_to_reference(answers: Sequence[Completion], ref_logps: Sequence[Tensor]) -> float:
+    """Mean over answers of Σ_t log π - log π_ref (k1), in nats: the policy's own samples, so unbiased."""
+    return sum(sum(a.logps) - float(r.sum()) for a, r in zip(answers, ref_logps, strict=True)) / len(answers)
+
+
+def compare(
+    raters: Sequence[SimulatedRater],
+    scenario: Scenario,
+    prompts: Sequence[Prompt],
+    ours: Sequence[Completion],
+    theirs: Sequence[Completion],
+    seed: int,
+) -> Interval:
+    """Share of comparisons that `ours` wins (a tie is half), every rater in both orders, with an interval
+    that resamples whole prompts."""
+    outcomes, clusters = [], []
+    for prompt, a, b in zip(prompts, ours, theirs, strict=True):
+        traits_a, traits_b = scenario.traits(prompt, a), scenario.traits(prompt, b)
+        for rater in raters:
+            rng = judgement_rng(rater.name, f"{a.id}{b.id}", seed)
+            first, _ = rater.judge(traits_a, traits_b, rng)
+            second, _ = rater.judge(traits_b, traits_a, rng)
+            outcomes.append((_outcome(first) + 1 - _outcome(second)) / 2)
+            clusters.append(prompt.id)
+    return win_rate(outcomes, clusters, seed=seed)
+
+
+def _outcome(displayed: int) -> float:
+    """1 when the left answer won, 0 when the right one did, one half for a tie."""
+    return 0.5 + 0.5 * ((displayed > 0) - (displayed < 0))
+
+
+def _interval(name: str, interval: Interval) -> dict[str, Any]:
+    return {name: interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def describe(
+    when: str, scenario: Scenario, prompts: Sequence[Prompt], answers: Sequence[Completion], scores: Sequence[float]
+) -> dict[str, Any]:
+    """What the answers are like: reward, length, invention, repetition, whether they end, mean of each trait."""
+    traits = [scenario.traits(p, a) for p, a in zip(prompts, answers, strict=True)]
+    ids = [p.id for p in prompts]
+    invented = share([float(t["invented"] > 0) for t in traits], ids)
+    n = len(answers)
+    return {
+        f"reward_{when}": sum(scores) / n,
+        f"length_{when}": sum(len(a.token_ids) for a in answers) / n,
+        f"invented_{when}": invented.value,
+        f"invented_{when}_low": invented.low,
+        f"invented_{when}_high": invented.high,
+        f"repetition_{when}": sum(repeated_share(a.text) for a in answers) / n,
+        f"ended_{when}": sum(a.finish_reason == "stop" for a in answers) / n,
+        f"distinct_{when}": len({a.text for a in answers}) / n,
+        f"traits_{when}": {k: sum(t[k] for t in traits) / n for k in traits[0]},
+    }
+
+
+def repeated_share(text: str, n: int = 3) -> float:
+    """Share of the text's word n-grams that occurred before in it."""
+    words = re.findall(r"\w+", text.lower())
+    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def transcripts(
+    prompts: Sequence[Prompt],
+    before: Sequence[Completion],
+    after: Sequence[Completion],
+    scores_before: Sequence[Sequence[float]],
+    scores_after: Sequence[Sequence[float]],
+) -> list[Mapping[str, Any]]:
+    """The two answers to each question, side by side."""
+    return [
+        {
+            "messages": [dataclasses.asdict(m) for m in prompt.messages],
+            "before": b.text,
+            "after": a.text,
+            "reward_before": sb[0],
+            "reward_after": sa[0],
+            "finished_before": b.finish_reason == "stop",
+            "finished_after": a.finish_reason == "stop",
+        }
+        for prompt, b, a, sb, sa in zip(prompts, before, after, scores_before, scores_after, strict=True)
+    ]
