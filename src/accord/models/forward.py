@@ -1,0 +1,188 @@
+"""The one forward pass: hidden states of groups, and log-probabilities where completions are.
+
+The backbone runs without its language-model head. Logits, the largest tensor of all, are made only at the
+positions that predict a completion's token, a chunk at a time, and made again in the backward pass.
+
+Shape letters: B rows, L row length, F = B*L flat positions, D hidden size, C completions, T longest
+completion, N real completion tokens, n those of one chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from accord.errors import ConfigError, ModelError
+
+
+class Rows(Protocol):
+    """What `hidden_states` reads of a batch of groups."""
+
+    @property
+    def input_ids_BL(self) -> Tensor: ...
+    @property
+    def position_ids_BL(self) -> Tensor: ...
+    @property
+    def segments_BL(self) -> Tensor: ...  # -1 padding, 0 prompt, j >= 1 the j-th completion of the row
+    @property
+    def mask_B1LL(self) -> Tensor: ...  # True = may attend
+
+
+def supports_block_mask(model: PreTrainedModel) -> bool:
+    """Whether completions may share a row: every layer is full attention under our mask and positions.
+
+    False for state-space and linear-attention models (no mask), sliding-window and chunked attention (a mask
+    of their own), ALiBi (positions of its own) and attention kernels that take no mask (flash attention).
+    Batches for such models need `collate(..., shared=False)`.
+    """
+    config = _text_config(model)
+    layers = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return (
+        config._attn_implementation in ("sdpa", "eager")
+        and "position_ids" in inspect.signature(_backbone(model).forward).parameters
+        and all(kind in ("full_attention", "global") for kind in layers)
+        and not (windowed and not layers)
+        and not _causal_lm(model)._is_stateful
+        and not getattr(config, "alibi", False)
+    )
+
+
+def hidden_states(model: PreTrainedModel, batch: Rows) -> Tensor:
+    """Final hidden states, flat, of shape (B*L, D), after the last norm; at padding they mean nothing.
+
+    `model` is a causal language model, with or without PEFT layers injected. Raises ModelError when
+    completions share rows and the model cannot keep them apart.
+    """
+    backbone = _backbone(model)
+    inputs = {"input_ids": batch.input_ids_BL, "position_ids": batch.position_ids_BL}
+    if "position_ids" not in inspect.signature(backbone.forward).parameters:
+        del inputs["position_ids"]
+    if not (batch.segments_BL > 1).any():  # ordinary rows: the model makes its own causal mask
+        mask = (batch.segments_BL >= 0).long()
+    elif not supports_block_mask(model):
+        raise ModelError(
+            f"{type(model).__name__} (attention {model.config._attn_implementation!r}) cannot keep "
+            "completions that share a row apart; use collate(..., shared=False), or load it with "
+            "attn_implementation='sdpa'"
+        )
+    elif _text_config(model)._attn_implementation == "sdpa":
+        mask = batch.mask_B1LL
+    else:  # eager attention adds the mask to its scores
+        blocked = ~batch.mask_B1LL
+        mask = torch.zeros_like(blocked, dtype=model.dtype).masked_fill(blocked, torch.finfo(model.dtype).min)
+    return backbone(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
+
+
+def token_logps(
+    model: PreTrainedModel,
+    hidden_FD: Tensor,
+    where_CT: Tensor,
+    targets_CT: Tensor,
+    mask_CT: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Natural log-probabilities of `targets_CT` at `temperature`, and the distribution's entropy in nats.
+
+    Both have shape (C, T), are zero where `mask_CT` is False, and are float32 (float64 for a float64 model).
+    `where_CT` says at which flat position each target is predicted. At most `chunk` positions have their
+    logits in memory at a time; the others are recomputed in the backward pass. The entropy is None unless
+    asked for.
+
+    Raises ConfigError for a temperature that is not positive, ModelError for a model without a head.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ConfigError(f"temperature is {temperature}; log-probabilities need a finite value above 0")
+    hidden_ND, targets_N = hidden_FD[where_CT[mask_CT]], targets_CT[mask_CT]
+    head, config = _head(model), _text_config(model)
+
+    def pick(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
+        logits_nV = _scaled(head(hidden_nD), config)
+        logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
+        logps_nV = (logits_nV if temperature == 1 else logits_nV / temperature).log_softmax(-1)
+        picked_n = logps_nV.gather(-1, targets_n[:, None])[:, 0]
+        if not entropy:
+            return picked_n[None]
+        return torch.stack([picked_n, -(logps_nV.exp() * logps_nV).sum(-1)])
+
+    parts = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True))
+    # The backward pass starts at the last chunk, so to keep its logits costs no memory at the peak.
+    made = [checkpoint(pick, *part, use_reentrant=False) for part in parts[:-1]] + [pick(*parts[-1])]
+    spread = [v_N.new_zeros(mask_CT.shape).masked_scatter(mask_CT, v_N) for v_N in torch.cat(made, dim=1)]
+    return spread[0], spread[1] if entropy else None
+
+
+@torch.no_grad()
+def check_logits(model: PreTrainedModel) -> None:
+    """Raise ModelError unless this module's logits are the model's own, on a short input.
+
+    Some architectures scale or cap their logits between backbone and head in ways of their own; it is
+    better to learn of it here than from a policy that drifts.
+    """
+    ids_BL = torch.arange(1, 9, device=model.device)[None] % _text_config(model).vocab_size
+    own = model(input_ids=ids_BL, use_cache=False).logits[0].float()
+    hidden = _backbone(model)(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+    ours = _scaled(_head(model)(hidden), _text_config(model)).float()
+    tolerance = 4 * torch.finfo(model.dtype).eps * own.abs().max()
+    if not (own - ours).abs().max() <= tolerance:
+        raise ModelError(
+            f"{type(model).__name__} changes its logits in a way Accord does not know (off by "
+            f"{(own - ours).abs().max():.3g}); its log-probabilities would be wrong. Use another "
+            "architecture, or teach `_scaled` in accord/models/forward.py what it does"
+        )
+
+
+def _scaled(logits: Tensor, config: PreTrainedConfig) -> Tensor:
+    """What an architecture does to its head's output: Cohere multiplies, Granite divides, Gemma caps."""
+    factor = 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
+        factor *= getattr(config, name, None) or 1.0
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    if scaling != 1.0 and "granite" in config.model_type:
+        factor /= scaling
+    elif scaling != 1.0 and "hyperclovax" in config.model_type:
+        factor *= scaling
+    elif scaling != 1.0:
+        raise ModelError(
+            f"a model of type {config.model_type!r} sets logits_scaling={scaling}, which some architectures "
+            "multiply by and others divide by; teach `_scaled` in accord/models/forward.py which it is"
+        )
+    logits = logits if factor == 1.0 else logits * factor
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _causal_lm(model: PreTrainedModel) -> PreTrainedModel:
+    """The Hugging Face model itself, when `model` is a PeftModel around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    return _causal_lm(model).config.get_text_config(decoder=True)
+
+
+def _backbone(model: PreTrainedModel) -> nn.Module:
+    whole = _causal_lm(model)
+    backbone = whole.get_decoder()
+    if backbone is whole:
+        raise ModelError(f"{type(whole).__name__} has no decoder; load it with AutoModelForCausalLM")
+    return backbone
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    head = _causal_lm(model).get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"{type(model).__name__} has no language-model head; load it with AutoModelForCausalLM"
+        )
+    return head
