@@ -155,7 +155,7 @@ def _line_rows(file: str, text: TextIO) -> Rows:
         if not content.strip():
             continue
         try:
-            yield _object(file, line, json.loads(content))
+            yield _object(file, line, json.loads(content.rstrip()))
         except json.JSONDecodeError as error:
             yield Problem(file, line, f"invalid JSON: {error.msg} at column {error.colno}")
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; endless nesting
