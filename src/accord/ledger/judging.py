@@ -1,0 +1,243 @@
+"""What raters said: submissions, revisions, and reading judgements back, always in canonical slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, true, update
+
+from accord.errors import LedgerError
+from accord.ledger import audit, queue
+from accord.ledger.queue import Assignment, Rater
+from accord.ledger.schema import (
+    annotator,
+    assignment,
+    item,
+    item_candidate,
+    judgement,
+    preference,
+    presentation,
+)
+from accord.ledger.store import chunks
+from accord.records import Judgement, content_hash
+
+STRONGEST = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rater said, in displayed positions: `strength` > 0 means that the left answer is better."""
+
+    assignment: Assignment
+    rater: Rater
+    strength: int
+    seconds: float
+    idempotency_key: str | None = None
+
+
+def canonical_strength(displayed: int, shown: Sequence[int]) -> int:
+    """From displayed positions (positive: left is better) to slots (positive: slot 0 is better)."""
+    return displayed if shown[0] == 0 else -displayed
+
+
+def check_answer(strength: int, seconds: float) -> None:
+    whole = isinstance(strength, int) and not isinstance(strength, bool)
+    if not whole or not -STRONGEST <= strength <= STRONGEST:
+        raise LedgerError(
+            f"strength {strength!r} is not a whole number from -{STRONGEST} (right much better) to "
+            f"{STRONGEST} (left much better)"
+        )
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise LedgerError(f"seconds {seconds!r} is not a time that passed")
+
+
+def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
+    seen = answer.assignment
+    return Judgement(
+        id=content_hash(["judgement", seen.id, revision]),
+        item_id=seen.item_id,
+        rater=answer.rater.pseudonym,
+        rater_kind=answer.rater.kind,
+        prompt_id=seen.group.prompt.id,
+        completion_ids=tuple(c.id for c in seen.group.completions),
+        strength=canonical_strength(answer.strength, seen.shown),
+        shown=seen.shown,
+        guideline=seen.guideline,
+        seconds=float(answer.seconds),
+        revision=revision,
+    )
+
+
+def submit(
+    connection: Connection,
+    assignment_id: str,
+    strength: int,
+    *,
+    seconds: float,
+    idempotency_key: str | None,
+    now: str,
+) -> Judgement:
+    check_answer(strength, seconds)
+    queue.expire(connection, now)
+    found, rater, state = queue.find_assignment(connection, assignment_id)
+    answer = Answer(found, rater, strength, seconds, idempotency_key)
+    if idempotency_key is not None and (earlier := _with_key(connection, idempotency_key)) is not None:
+        new = to_judgement(answer)
+        if (earlier.id, earlier.strength) != (new.id, new.strength):
+            raise LedgerError(
+                f"idempotency key {idempotency_key!r} belongs to judgement {earlier.id} of strength "
+                f"{earlier.strength} (by slot); a new answer needs a new key"
+            )
+        return earlier
+    if state == "submitted":
+        raise LedgerError(f"assignment {assignment_id} is answered; revise its judgement to change it")
+    if state == "skipped":
+        raise LedgerError(f"assignment {assignment_id} was skipped; lease the next item")
+    if state == "expired":
+        queue.require_place(connection, found, rater)
+    return record(connection, [answer], now)[0]
+
+
+def record(connection: Connection, answers: Sequence[Answer], now: str) -> list[Judgement]:
+    """Store first answers to assignments whose places are held in this transaction or by a lease."""
+    if not answers:
+        return []
+    judgements = [to_judgement(answer) for answer in answers]
+    done = update(assignment).where(assignment.c.id == bindparam("key")).values(state="submitted")
+    connection.execute(done, [{"key": answer.assignment.id} for answer in answers])
+    keys = [(answer.assignment.id, None, answer.idempotency_key) for answer in answers]
+    _insert(connection, judgements, keys, "submit", now)
+    queue.close_answered(connection, (judged.item_id for judged in judgements))
+    return judgements
+
+
+def revise(
+    connection: Connection, judgement_id: str, strength: int, *, seconds: float, now: str
+) -> Judgement:
+    check_answer(strength, seconds)
+    columns = select(judgement.c.assignment_id, judgement.c.revision, judgement.c.status)
+    old = connection.execute(columns.where(judgement.c.id == judgement_id)).first()
+    if old is None:
+        raise LedgerError(f"judgement {judgement_id!r} is not in the ledger; check the id")
+    if old.status != "active":
+        raise LedgerError(
+            f"judgement {judgement_id} is {old.status}; only the newest revision can be revised"
+        )
+    found, rater, _ = queue.find_assignment(connection, old.assignment_id)
+    new = to_judgement(Answer(found, rater, strength, seconds), old.revision + 1)
+    connection.execute(update(judgement).where(judgement.c.id == judgement_id).values(status="superseded"))
+    _insert(connection, [new], [(found.id, judgement_id, None)], "revise", now)
+    return new
+
+
+def _insert(
+    connection: Connection,
+    judgements: Sequence[Judgement],
+    keys: Sequence[tuple[str, str | None, str | None]],  # assignment, superseded judgement, idempotency key
+    action: str,
+    now: str,
+) -> None:
+    rows = [
+        {
+            "id": judged.id,
+            "assignment_id": assignment_id,
+            "revision": judged.revision,
+            "supersedes_id": supersedes_id,
+            "submitted_at": now,
+            "active_seconds": judged.seconds,
+            "status": "active",
+            "idempotency_key": idempotency_key,
+        }
+        for judged, (assignment_id, supersedes_id, idempotency_key) in zip(judgements, keys, strict=True)
+    ]
+    connection.execute(insert(judgement), rows)
+    connection.execute(insert(preference), [_preference_row(judged) for judged in judgements])
+    entries = [audit.Entry(action, "judgement", j.id, asdict(j), j.rater) for j in judgements]
+    audit.append(connection, entries, now)
+
+
+def _preference_row(judged: Judgement) -> dict[str, Any]:
+    high = 0 if judged.strength >= 0 else 1
+    return {
+        "judgement_id": judged.id,
+        "slot_hi": high,
+        "slot_lo": 1 - high,
+        "strength": abs(judged.strength),
+        "tie": judged.strength == 0,
+    }
+
+
+# Reading
+
+
+def _with_key(connection: Connection, idempotency_key: str) -> Judgement | None:
+    found = list(_select(connection, judgement.c.idempotency_key == idempotency_key))
+    return found[0] if found else None
+
+
+def read_judgements(
+    connection: Connection,
+    *,
+    item_ids: Iterable[str] | None = None,
+    ids: Iterable[str] | None = None,
+    include_superseded: bool = False,
+) -> list[Judgement]:
+    """Judgements of some items, or with some ids, or all; in the order of asking, then by rater."""
+    status = true() if include_superseded else judgement.c.status == "active"
+    if item_ids is not None:
+        conditions = [assignment.c.item_id.in_(some) for some in chunks(dict.fromkeys(item_ids))]
+    elif ids is not None:
+        conditions = [judgement.c.id.in_(some) for some in chunks(dict.fromkeys(ids))]
+    else:
+        conditions = [judgement.c.id.is_not(None)]
+    found = [judged for part in conditions for judged in _select(connection, status & part)]
+    seqs = dict(connection.execute(select(item.c.id, item.c.seq)).tuples().all())
+    return sorted(found, key=lambda judged: (seqs[judged.item_id], judged.rater, judged.revision))
+
+
+def _select(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Judgement]:
+    joined = (
+        judgement.join(assignment, judgement.c.assignment_id == assignment.c.id)
+        .join(annotator)
+        .join(item, assignment.c.item_id == item.c.id)
+        .join(preference, preference.c.judgement_id == judgement.c.id)
+        .join(presentation, presentation.c.assignment_id == assignment.c.id)
+        .join(
+            item_candidate,
+            (item_candidate.c.item_id == item.c.id) & (item_candidate.c.slot == presentation.c.slot),
+        )
+    )
+    columns = (
+        select(judgement.c.id, judgement.c.revision, judgement.c.active_seconds)
+        .add_columns(assignment.c.item_id, assignment.c.guideline_id, annotator.c.pseudonym, annotator.c.kind)
+        .add_columns(item.c.prompt_id, preference.c.slot_hi, preference.c.strength)
+        .add_columns(presentation.c.slot, item_candidate.c.completion_id)
+        .select_from(joined)
+        .where(condition)
+        .order_by(judgement.c.id, presentation.c.position)
+    )
+    for _, rows in groupby(connection.execute(columns), key=lambda row: row.id):
+        yield _from_rows(list(rows))
+
+
+def _from_rows(rows: Sequence[Row[Any]]) -> Judgement:
+    """One judgement from its rows, one per displayed position."""
+    row = rows[0]
+    by_slot = {r.slot: r.completion_id for r in rows}
+    return Judgement(
+        id=row.id,
+        item_id=row.item_id,
+        rater=row.pseudonym,
+        rater_kind=row.kind,
+        prompt_id=row.prompt_id,
+        completion_ids=tuple(by_slot[slot] for slot in sorted(by_slot)),
+        strength=row.strength if row.slot_hi == 0 else -row.strength,
+        shown=tuple(r.slot for r in rows),
+        guideline=row.guideline_id,
+        seconds=row.active_seconds,
+        revision=row.revision,
+    )

@@ -1,0 +1,328 @@
+"""Who is asked what: items, leases on them, and the side on which each answer is shown."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, ScalarSelect, bindparam, exists, func, insert, select, update
+
+from accord.errors import LedgerError
+from accord.ledger import audit
+from accord.ledger.schema import annotator, assignment, guideline_version, item, item_candidate, presentation
+from accord.ledger.store import add_groups, chunks, read_groups
+from accord.records import Completion, Group, Question, RaterKind, content_hash
+
+LIVE = ("leased", "submitted")  # states that fill one of an item's places
+
+
+@dataclass(frozen=True)
+class Rater:
+    id: str
+    pseudonym: str
+    kind: RaterKind
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One item put before one rater.
+
+    `group` has its completions in canonical slots; `shown` lists the slot at each displayed position, left
+    first. `rater` is the pseudonym.
+    """
+
+    id: str
+    item_id: str
+    rater: str
+    group: Group
+    shown: tuple[int, ...]
+    guideline: str
+
+    @property
+    def left(self) -> Completion:
+        return self.group.completions[self.shown[0]]
+
+    @property
+    def right(self) -> Completion:
+        return self.group.completions[self.shown[1]]
+
+
+# Raters
+
+
+def add_rater(connection: Connection, pseudonym: str, kind: RaterKind, now: str) -> str:
+    if not pseudonym:
+        raise LedgerError("a rater needs a pseudonym")
+    if kind not in ("human", "model", "simulated"):
+        raise LedgerError(f"rater {pseudonym!r}: kind {kind!r} is not one of human, model, simulated")
+    old = connection.execute(select(annotator).where(annotator.c.pseudonym == pseudonym)).first()
+    if old is not None:
+        if old.kind != kind:
+            raise LedgerError(
+                f"rater {pseudonym!r} is recorded as {old.kind} and cannot become {kind}; use another "
+                "pseudonym"
+            )
+        return str(old.id)
+    rater_id = content_hash(["annotator", pseudonym])
+    row = {"id": rater_id, "pseudonym": pseudonym, "kind": kind, "created_at": now}
+    connection.execute(insert(annotator), row)
+    audit.append(connection, [audit.Entry("add", "annotator", rater_id, [pseudonym, kind])], now)
+    return rater_id
+
+
+def find_rater(connection: Connection, rater: str) -> Rater:
+    """By pseudonym or annotator id."""
+    columns = select(annotator.c.id, annotator.c.pseudonym, annotator.c.kind)
+    row = connection.execute(
+        columns.where((annotator.c.pseudonym == rater) | (annotator.c.id == rater))
+    ).first()
+    if row is None:
+        raise LedgerError(f"rater {rater!r} is not in the ledger; add_rater first")
+    return Rater(row.id, row.pseudonym, row.kind)
+
+
+# Questions
+
+
+def item_id_of(group: Group) -> str:
+    """The same for a pair whichever answer comes first."""
+    return content_hash(["pair", group.prompt.id, sorted(c.id for c in group.completions)])
+
+
+def item_detail(row: Mapping[str, Any], completion_ids: Sequence[str]) -> list[Any]:
+    names = ("kind", "prompt_id", "reason", "target_overlap")
+    return [*(row[name] for name in names), list(completion_ids)]
+
+
+def ask(connection: Connection, questions: Sequence[Question], now: str) -> list[str]:
+    """Make an item of each question that was not asked before; a larger overlap reopens an old one."""
+    for question in questions:
+        _check_question(question)
+    add_groups(connection, [question.group for question in questions], now)
+    ids = [item_id_of(question.group) for question in questions]
+    wanted: dict[str, Question] = {}
+    for item_id, question in zip(ids, questions, strict=True):
+        if item_id not in wanted or question.overlap > wanted[item_id].overlap:
+            wanted[item_id] = question
+    old = {
+        row["id"]: dict(row)
+        for some in chunks(wanted)
+        for row in connection.execute(select(item).where(item.c.id.in_(some))).mappings()
+    }
+    _insert_items(connection, {i: q for i, q in wanted.items() if i not in old}, now)
+    raised = {i: q.overlap for i, q in wanted.items() if i in old and q.overlap > old[i]["target_overlap"]}
+    _raise_overlap(connection, old, raised, now)
+    return ids
+
+
+def _check_question(question: Question) -> None:
+    completions = question.group.completions
+    if question.kind != "pair" or len({c.id for c in completions}) != 2 or len(completions) != 2:
+        raise LedgerError(
+            f"question about prompt {question.group.prompt.id}: kind {question.kind!r} with "
+            f"{len(completions)} completions; only pairs of two different completions can be asked"
+        )
+    if question.overlap < 1:
+        raise LedgerError(
+            f"question about prompt {question.group.prompt.id}: overlap {question.overlap} is less than 1"
+        )
+
+
+def _insert_items(connection: Connection, questions: Mapping[str, Question], now: str) -> None:
+    if not questions:
+        return
+    last = connection.execute(select(func.coalesce(func.max(item.c.seq), 0))).scalar_one()
+    rows, candidates, entries = [], [], []
+    for seq, (item_id, question) in enumerate(questions.items(), start=last + 1):
+        row = {
+            "id": item_id,
+            "seq": seq,
+            "kind": question.kind,
+            "prompt_id": question.group.prompt.id,
+            "reason": question.reason,
+            "target_overlap": question.overlap,
+            "state": "open",
+            "created_at": now,
+        }
+        slots = [c.id for c in question.group.completions]
+        rows.append(row)
+        candidates += [
+            {"item_id": item_id, "slot": slot, "completion_id": completion_id}
+            for slot, completion_id in enumerate(slots)
+        ]
+        entries.append(audit.Entry("ask", "item", item_id, item_detail(row, slots)))
+    connection.execute(insert(item), rows)
+    connection.execute(insert(item_candidate), candidates)
+    audit.append(connection, entries, now)
+
+
+def _raise_overlap(
+    connection: Connection, old: Mapping[str, dict[str, Any]], raised: Mapping[str, int], now: str
+) -> None:
+    if not raised:
+        return
+    groups = read_groups(connection, raised)
+    changes = [{"key": item_id, "overlap": overlap} for item_id, overlap in raised.items()]
+    statement = update(item).where(item.c.id == bindparam("key"))
+    connection.execute(statement.values(target_overlap=bindparam("overlap"), state="open"), changes)
+    entries = []
+    for item_id, overlap in raised.items():
+        row = old[item_id] | {"target_overlap": overlap}
+        slots = [c.id for c in groups[item_id].completions]
+        entries.append(audit.Entry("raise_overlap", "item", item_id, item_detail(row, slots)))
+    audit.append(connection, entries, now)
+
+
+# Leases
+
+
+def later(now: str, seconds: float) -> str:
+    moment = datetime.strptime(now, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return (moment + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def sides(shown_seed: int, slots: int) -> tuple[int, ...]:
+    """The slot at each displayed position: a shuffle that any machine can repeat."""
+    return tuple(sorted(range(slots), key=lambda slot: content_hash([shown_seed, slot])))
+
+
+def expire(connection: Connection, now: str) -> None:
+    """Give back the places of leases that ran out."""
+    ran_out = (assignment.c.state == "leased") & (assignment.c.lease_expires_at <= now)
+    connection.execute(update(assignment).where(ran_out).values(state="expired"))
+
+
+def places_taken() -> ScalarSelect[int]:
+    """Answers given or under way for the item of the enclosing query."""
+    count = select(func.count()).select_from(assignment)
+    return count.where(assignment.c.item_id == item.c.id, assignment.c.state.in_(LIVE)).scalar_subquery()
+
+
+def lease(
+    connection: Connection,
+    rater: Rater,
+    guideline: str,
+    now: str,
+    *,
+    limit: int,
+    seconds: float,
+    seed: int | None,
+) -> list[Assignment]:
+    """Up to `limit` open items, in the order of asking, that this rater has neither answered nor skipped."""
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise LedgerError(f"a lease of {seconds} seconds makes no sense; give a number of seconds")
+    known = select(guideline_version.c.id).where(guideline_version.c.id == guideline)
+    if connection.execute(known).first() is None:
+        raise LedgerError(f"guideline {guideline!r} is not in the ledger; add_guideline first")
+    expire(connection, now)
+    mine = (assignment.c.item_id == item.c.id) & (assignment.c.annotator_id == rater.id)
+    seen = exists().where(mine, assignment.c.state.in_((*LIVE, "skipped")))
+    attempts = select(func.count()).select_from(assignment).where(mine).scalar_subquery()
+    free = (
+        select(item.c.id, attempts.label("attempts"))
+        .where(item.c.state == "open", ~seen, places_taken() < item.c.target_overlap)
+        .order_by(item.c.seq)
+        .limit(limit)
+    )
+    found = connection.execute(free).all()
+    if not found:
+        return []
+    rows = [
+        _assignment_row(row.id, rater.id, row.attempts + 1, guideline, seed)
+        | {"leased_at": now, "lease_expires_at": later(now, seconds)}
+        for row in found
+    ]
+    groups = read_groups(connection, (row["item_id"] for row in rows))
+    assignments = [_shown(row, rater.pseudonym, groups[row["item_id"]]) for row in rows]
+    connection.execute(insert(assignment), rows)
+    positions = [
+        {"assignment_id": a.id, "position": position, "slot": slot}
+        for a in assignments
+        for position, slot in enumerate(a.shown)
+    ]
+    connection.execute(insert(presentation), positions)
+    return assignments
+
+
+def _assignment_row(
+    item_id: str, annotator_id: str, attempt: int, guideline: str, seed: int | None
+) -> dict[str, Any]:
+    sixty_bits = (
+        secrets.randbits(60)
+        if seed is None
+        else int(content_hash([seed, item_id, annotator_id, attempt])[:15], 16)
+    )
+    return {
+        "id": content_hash(["assignment", item_id, annotator_id, attempt]),
+        "item_id": item_id,
+        "annotator_id": annotator_id,
+        "attempt": attempt,
+        "guideline_id": guideline,
+        "state": "leased",
+        "shown_seed": sixty_bits,
+    }
+
+
+def _shown(row: Mapping[str, Any], pseudonym: str, group: Group) -> Assignment:
+    shown = sides(row["shown_seed"], len(group.completions))
+    return Assignment(row["id"], row["item_id"], pseudonym, group, shown, row["guideline_id"])
+
+
+def find_assignment(connection: Connection, assignment_id: str) -> tuple[Assignment, Rater, str]:
+    """The assignment, its rater, and its state."""
+    joined = select(assignment, annotator.c.pseudonym, annotator.c.kind).join(annotator)
+    row = connection.execute(joined.where(assignment.c.id == assignment_id)).mappings().first()
+    if row is None:
+        raise LedgerError(f"assignment {assignment_id!r} is not in the ledger; lease one")
+    order = select(presentation.c.slot).where(presentation.c.assignment_id == assignment_id)
+    shown = tuple(connection.execute(order.order_by(presentation.c.position)).scalars())
+    group = read_groups(connection, [row["item_id"]])[row["item_id"]]
+    found = Assignment(row["id"], row["item_id"], row["pseudonym"], group, shown, row["guideline_id"])
+    return found, Rater(row["annotator_id"], row["pseudonym"], row["kind"]), row["state"]
+
+
+def require_place(connection: Connection, found: Assignment, rater: Rater) -> None:
+    """An answer that comes after its lease ran out still counts while its place is free."""
+    full = select(places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
+    other = select(assignment.c.id).where(
+        assignment.c.item_id == found.item_id,
+        assignment.c.annotator_id == rater.id,
+        assignment.c.state.in_(LIVE),
+    )
+    if connection.execute(full).scalar_one() or connection.execute(other).first() is not None:
+        raise LedgerError(
+            f"assignment {found.id}: the lease ran out and the place was given to another answer; lease the "
+            "next item"
+        )
+
+
+def skip(connection: Connection, assignment_id: str, reason: str, now: str) -> None:
+    expire(connection, now)
+    found, rater, state = find_assignment(connection, assignment_id)
+    if state not in ("leased", "expired"):
+        raise LedgerError(f"assignment {assignment_id} is {state} and cannot be skipped")
+    change = update(assignment).where(assignment.c.id == assignment_id)
+    connection.execute(change.values(state="skipped", skip_reason=reason))
+    detail = skip_detail(found.item_id, rater.id, reason)
+    audit.append(connection, [audit.Entry("skip", "assignment", assignment_id, detail, rater.pseudonym)], now)
+
+
+def skip_detail(item_id: str, annotator_id: str, reason: str | None) -> list[Any]:
+    return [item_id, annotator_id, reason]
+
+
+def close_answered(connection: Connection, item_ids: Iterable[str]) -> None:
+    """Mark items done that have all the answers they wanted, so that the queue need not look at them."""
+    submitted = (
+        select(func.count())
+        .select_from(assignment)
+        .where(assignment.c.item_id == item.c.id, assignment.c.state == "submitted")
+        .scalar_subquery()
+    )
+    for some in chunks(set(item_ids)):
+        full = item.c.id.in_(some) & (submitted >= item.c.target_overlap)
+        connection.execute(update(item).where(full).values(state="done"))
