@@ -229,8 +229,8 @@ MUTANTS = [
     # terms
     Mutant(
         "terms.py",
-        "weight * second.loss",
-        "second.loss",
+        "(first.loss + weight * second.loss",
+        "(first.loss + second.loss",
         "tests/unit/objectives/test_terms.py",
         "add: weight",
     ),

@@ -52,7 +52,7 @@ def test_exactly_zero_at_the_reference(estimator) -> None:
 
 
 def test_k3_keeps_its_digits_near_zero() -> None:
-    d = torch.tensor([1e-6], dtype=torch.float64)  # exp(-d) - 1 + d loses all of them at d² / 2 = 5e-13
+    d = torch.tensor([1e-8], dtype=torch.float64)  # exp(-d) - 1 + d has none left: d² / 2 = 5e-17
     assert_close(k3(d, torch.zeros_like(d)), d**2 / 2 - d**3 / 6, rtol=1e-3, atol=0.0)
 
 
