@@ -39,9 +39,9 @@ class Knowledge:
     """What can be known of a product, prepared for matching (all words stemmed)."""
 
     quantities: frozenset[tuple[float, str]]
-    values: frozenset[float]
+    numbers: frozenset[float]
     vocabulary: frozenset[str]
-    unsupported: tuple[tuple[str, tuple[str, ...]], ...]  # feature words this product does not have
+    unsupported: tuple[frozenset[str], ...]  # feature phrases it does not have, synonyms together
     strangers: tuple[str, ...]  # other products and their accessories
 
 
@@ -50,10 +50,10 @@ def knowledge(product: Product) -> Knowledge:
     known_text = f"{SHOP}. {describe(product)} " + " ".join(a for f in product.facts for a in f.also)
     known_words = words(known_text)
     extra = product.goes_with
-    amounts = [*quantities(known_text), Quantity(float(product.price + extra.price), "euro")]
+    amounts = quantities(f"{known_text} {product.price + extra.price} euros")  # both together
     return Knowledge(
         quantities=frozenset((q.value, q.unit) for q in amounts),
-        values=frozenset(q.value for q in amounts),
+        numbers=frozenset(q.number for q in amounts),
         vocabulary=frozenset(known_words) | _COMMON_NAMES,
         unsupported=_unsupported(known_words),
         strangers=tuple(
@@ -66,11 +66,11 @@ def knowledge(product: Product) -> Knowledge:
     )
 
 
-def _unsupported(known: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The feature phrases of which neither they nor a synonym stands in the known words."""
-    groups = feature_groups()
-    allowed = {p for group in groups if any(contains(known, words(p)) for p in group) for p in group}
-    return tuple((p, tuple(words(p))) for group in groups for p in group if p not in allowed)
+def _unsupported(known: Sequence[str]) -> tuple[frozenset[str], ...]:
+    """The feature groups' phrases of which neither they nor a synonym stands in the known words."""
+    supported = [group for group in feature_groups() if any(contains(known, _stems(p)) for p in group)]
+    allowed = frozenset(phrase for group in supported for phrase in group)
+    return tuple(frozenset(group) - allowed for group in feature_groups())
 
 
 def is_hedge(sentence: str) -> bool:
@@ -113,7 +113,7 @@ def inventions(product: Product, answer: str, excused: str = "") -> tuple[str, .
 
 def _states(phrases: Sequence[str], sentence: str, product: Product) -> bool:
     text = words(sentence)
-    if any(_found_plainly(text, words(phrase)) for phrase in phrases):
+    if any(_found_plainly(text, _stems(phrase)) for phrase in phrases):
         return True
     wanted = [(q.value, q.unit) for q in quantities(phrases[0]) if q.unit]
     if wanted:
@@ -140,34 +140,44 @@ def _amounts(sentence: str, product: Product) -> list[Quantity]:
 
 def _wrong_quantities(product: Product, sentence: str, excused: str) -> list[str]:
     known = knowledge(product)
-    excused_values = {q.value for q in quantities(excused)}
+    excused_numbers = {q.number for q in quantities(excused)}
     wrong = []
     for q in _amounts(sentence, product):
         if q.spelled and (not q.unit or q.value <= 1):  # "two good reasons", "one day"
             continue
-        supported = (q.value, q.unit) in known.quantities if q.unit else q.value in known.values
-        if not supported and q.value not in excused_values:
-            wrong.append(f"{q.value:g} {q.unit}".strip())
+        supported = (q.value, q.unit) in known.quantities if q.unit else q.number in known.numbers
+        if not supported and q.number not in excused_numbers:
+            wrong.append(q.text)
     return wrong
 
 
 def _wrong_features(known: Knowledge, sentence: str, excused: str) -> list[str]:
     text, said = words(sentence), words(excused)
-    return [
-        name for name, phrase in known.unsupported if contains(text, phrase) and not contains(said, phrase)
-    ]
+    groups = (
+        sorted(p for p in group if contains(text, _stems(p)) and not contains(said, _stems(p)))
+        for group in known.unsupported
+    )
+    return [claimed[0] for claimed in groups if claimed]
+
+
+@cache
+def _stems(phrase: str) -> tuple[str, ...]:
+    return tuple(words(phrase))
 
 
 def _unknown_names(known: Knowledge, answer: str, excused: str) -> list[str]:
-    """Capitalised words inside a sentence that neither the catalogue nor the customer used."""
-    said = known.vocabulary | set(words(excused))
+    """Capitalised words inside a sentence that neither the catalogue nor the customer used.
+
+    Features ("Bluetooth") are counted elsewhere.
+    """
+    said = known.vocabulary | set(words(excused)) | {p for group in known.unsupported for p in group}
     names = []
     for sentence in sentences(answer):
         if is_hedge(sentence):
             continue
         for match in re.finditer(r"(?<=[a-z,'’] )[A-Z][\w'’]*|\b[A-Z]?[a-z]+[A-Z]\w*", sentence):
             name = match[0]
-            parts = [name.lower().replace("’", "'"), *words(name)]
-            if not any(part in said for part in parts) and name.lower().removesuffix("'s") not in said:
+            plain_name = name.lower().replace("’", "'").removesuffix("'s")
+            if not {plain_name, *words(name)} & said:
                 names.append(name)
     return names

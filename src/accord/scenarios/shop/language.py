@@ -11,34 +11,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_COUNTED = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+)
+_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTED.split())} | _TENS
 
 # unit name -> (base unit, factor); quantities are compared in base units
 _UNITS = {
@@ -86,9 +64,11 @@ _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with its unit in base units ("" where none follows)."""
+    """A number with the unit that follows it (base unit "" where none does)."""
 
-    value: float
+    text: str  # as written
+    number: float
+    value: float  # in base units
     unit: str
     spelled: bool = False  # written as a word ("two"), which need not be a claim
 
@@ -142,7 +122,8 @@ def quantities(text: str) -> list[Quantity]:
             continue
         value = float(NUMBER_WORDS[word]) if spelled else float(word)
         base, factor = UNITS.get(following) or UNITS.get(following.removesuffix("s")) or ("", 1.0)
-        found.append(Quantity(round(value * factor, 6), base, spelled))
+        text = f"{word} {following}" if base else word
+        found.append(Quantity(text, value, round(value * factor, 6), base, spelled))
     return found
 
 
@@ -153,8 +134,6 @@ def contains(haystack: Sequence[str], needle: Sequence[str]) -> bool:
 
 def position(haystack: Sequence[str], needle: Sequence[str]) -> int:
     """Where `needle` first occurs in `haystack` as a run, or -1."""
-    width = len(needle)
-    for start in range(len(haystack) - width + 1):
-        if list(haystack[start : start + width]) == list(needle):
-            return start
-    return -1
+    needle, width = tuple(needle), len(needle)
+    starts = (i for i in range(len(haystack) - width + 1) if haystack[i] == needle[0])
+    return next((i for i in starts if tuple(haystack[i : i + width]) == needle), -1)

@@ -1,7 +1,8 @@
 """The rubric's word lists.
 
 `lexicon.json` holds: negations, function words, names that are nobody's brand, technical jargon, words that a
-helpful question is made of, hype (regular expressions), and product features in groups of synonyms.
+helpful question is made of, common English, hype (regular expressions), and product features in groups of
+synonyms.
 """
 
 from __future__ import annotations

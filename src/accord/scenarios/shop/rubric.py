@@ -1,4 +1,4 @@
-"""What people value in a shop assistant's answer, measured: twelve traits between 0 and 1.
+"""What people value in a shop assistant's answer, measured: thirteen traits between 0 and 1.
 
 Deterministic and blind to style beyond what is listed here. Every trait saturates, and none can be had by
 repeating oneself: a policy that is trained against these opinions must not find a shortcut.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
-from accord.scenarios.shop.catalogue import Product, describe
+from accord.scenarios.shop.catalogue import HERE, Product, describe
 from accord.scenarios.shop.claims import inventions, is_hedge, stated_facts
 from accord.scenarios.shop.language import contains, quantities, raw_words, sentences, words
 from accord.scenarios.shop.lexicon import hype_pattern, word_list
@@ -34,6 +35,7 @@ BASE_WEIGHTS: Mapping[str, float] = MappingProxyType(
         "repetition": -2.5,
         "unfinished": -2.0,
         "broken": -3.0,
+        "stray": -2.0,
     }
 )
 TRAITS = tuple(BASE_WEIGHTS)
@@ -73,7 +75,7 @@ def traits(enquiry: Enquiry, answer: str, *, finished: bool = True) -> dict[str,
         "facts": min(len(stated), 3) / 3,
         "direct": _direct(enquiry, answer, stated, invented),
         "companion": _companion(product, answer),
-        "question": _question(enquiry, answer),
+        "question": _question(enquiry, answer) * (1.0 if stated or _admits(answer) else 0.3),
         "invented": 1 - 0.5 ** len(invented),
         "brief": _clip((20 - n) / 20),
         "long": _clip((n - 60) / 40),
@@ -82,6 +84,7 @@ def traits(enquiry: Enquiry, answer: str, *, finished: bool = True) -> dict[str,
         "repetition": _repetition(answer),
         "unfinished": _unfinished(answer, finished),
         "broken": _broken(answer),
+        "stray": _stray(answer, enquiry),
     }
 
 
@@ -101,10 +104,15 @@ def _direct(enquiry: Enquiry, answer: str, stated: frozenset[str], invented: tup
     if asks.startswith("fact:"):
         return float(product.facts[int(asks[5:]) - 1].text in stated)
     if asks == "unlisted":
-        return float(any(map(is_hedge, sentences(answer))) and not invented)
+        return float(_admits(answer) and not invented)
     if asks == "companion":
         return _companion(product, answer)
     return float("price" in stated if asks == "price" else bool(stated))
+
+
+def _admits(answer: str) -> bool:
+    """Whether it says that something is not known."""
+    return any(map(is_hedge, sentences(answer)))
 
 
 def _companion(product: Product, answer: str) -> float:
@@ -186,6 +194,21 @@ def _broken(answer: str) -> float:
     nonsense = len(re.findall(r"\b(?=[a-z]{4,}\b)[^aeiouy\W\d_]+\b|[b-df-hj-np-tv-xz]{6,}", text.lower()))
     shouting = len(re.findall(r"\b[A-Z]{5,}\b", text))
     return _clip(strange / 3 + stutter / 2 + rows / 2 + nonsense / 3 + shouting / 3)
+
+
+def _stray(answer: str, enquiry: Enquiry) -> float:
+    """How far it wanders from what is said in this shop, by its words: a tenth may be new."""
+    text = [word for word in words(answer) if not word[0].isdigit()]
+    known = shop_vocabulary() | set(words(enquiry.text))
+    return _clip((sum(word not in known for word in text) / max(len(text), 10) - 0.1) / 0.2)
+
+
+@cache
+def shop_vocabulary() -> frozenset[str]:
+    """Stems that belong in the shop: the catalogue's, the customers', the clerks', and common English."""
+    files = ("catalogue.json", "prompts.jsonl", "demonstrations.jsonl", "guideline.md")
+    text = " ".join((HERE / name).read_text(encoding="utf-8") for name in files)
+    return frozenset(words(text)) | frozenset(words(" ".join(word_list("common_words"))))
 
 
 def _clip(value: float) -> float:
