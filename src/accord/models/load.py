@@ -225,8 +225,7 @@ def _check_weights(folder: Path, pattern: str) -> None:
     if pickles:
         raise ModelError(
             f"{folder}: the weights are a pickle ({pickles[0]}), which can run code when it is read, and are "
-            "refused; convert them where you trust them: load with transformers, then save_pretrained(), which "
-            "writes safetensors"
+            "refused; convert them where you trust them: load with transformers, then save_pretrained()"
         )
     raise ModelError(f"{folder}: holds no weights ({pattern})")
 
