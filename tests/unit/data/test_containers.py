@@ -62,6 +62,15 @@ def test_a_broken_array_is_an_error_and_not_a_short_file(tmp_path: Path, ending:
     assert str(error.value).startswith(f"{path}{what}")
 
 
+def test_a_number_is_not_cut_where_the_stream_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([1234567, PAIR]))
+    for chunk in range(1, 12):
+        monkeypatch.setattr(containers, "_CHUNK", chunk)
+        loaded = load_preferences(str(path))
+        assert (len(loaded.rows), len(loaded.problems)) == (1, 1)
+
+
 def test_json_lines_under_the_name_json(tmp_path: Path) -> None:
     assert len(load_preferences(jsonl(tmp_path / "a.json", [PAIR, PAIR])).rows) == 2
 
@@ -184,6 +193,7 @@ def test_a_folder(tmp_path: Path) -> None:
         f"3 of 5 rows used; 2 left out: 1 chosen is empty ({tmp_path}/b.jsonl:2), "
         f"1 chosen = rejected ({tmp_path}/sub/c.parquet:2)"
     )
+    assert len(load_preferences(str(tmp_path), limit=1).rows) == 1  # not one of each file
     with pytest.raises(DataError, match="no file of the split 'test'"):
         load_preferences(str(tmp_path), split="test")
 
@@ -191,8 +201,8 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_splits_in_a_folder(tmp_path: Path) -> None:
     for name in ("train-00000.jsonl", "train-00001.jsonl", "valid.jsonl", "readme.jsonl"):
         jsonl(tmp_path / name, [{"prompt": name}])
-    (tmp_path / "test").mkdir()
-    jsonl(tmp_path / "test" / "part.jsonl", [{"prompt": "test"}])
+    (tmp_path / "train" / "test").mkdir(parents=True)  # the innermost name counts
+    jsonl(tmp_path / "train" / "test" / "part.jsonl", [{"prompt": "test"}])
 
     def read(split: str) -> list[str]:
         return [p.messages[0].content for p in load_prompts(str(tmp_path), split=split).rows]

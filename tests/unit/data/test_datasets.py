@@ -116,10 +116,12 @@ def test_unreadable_lines_spoil_only_themselves(tmp_path: Path, line: bytes, wha
     assert problem.line == 2 and problem.what.startswith(what)
 
 
-def test_a_line_separator_of_unicode_is_no_line_end(tmp_path: Path) -> None:
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", [PAIR | {"chosen": "one\u2028two\x85three"}, PAIR])
     first, second = load_preferences(source, strict=True).rows
     assert first.chosen == "one\u2028two\x85three" and second.provenance == (f"{source}:2",)
+    Path(source).write_bytes(json.dumps([PAIR])[1:-1].replace(": ", ":\r").encode() + b"\r\n")
+    assert [bare(row) for row in load_preferences(source, strict=True).rows] == [GOOD]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,7 @@ def test_a_bad_unpaired_row_is_named(tmp_path: Path, change: dict[str, Any], wha
     ("change", "what"),
     [
         ({"annotator2": None}, "no annotator2"),
+        ({"annotator2": True}, "annotator2 is not 1, 2 or 0 (a tie)"),
         ({"annotator2": 3}, "annotator2 is not 1, 2 or 0 (a tie)"),
         ({"response1": True}, "response1 is true/false, not text"),
         ({"response2": "one"}, "response1 = response2"),

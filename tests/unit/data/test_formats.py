@@ -61,7 +61,15 @@ def test_the_prompt_in_front_may_hold_more_than_the_prompt_column(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("votes", "verdict"),
-    [((1, 1, 1), 1), ((2, 2, 1), 2), ((2, 2, 0), 2), ((0, 0, 1), 0), ((0, 1, 2), 0), ((1, 0, 1), 1)],
+    [
+        ((1, 1, 1), 1),
+        ((2, 2, 1), 2),
+        ((2, 2, 0), 2),
+        ((0, 0, 1), 0),
+        ((0, 1, 2), 0),
+        ((1, 0, 1), 1),
+        ((1, 2), 0),
+    ],
 )
 def test_pandalm_follows_the_majority(tmp_path: Path, votes: tuple[int, ...], verdict: int) -> None:
     row = {"instruction": "Rewrite.", "input": "a b", "response1": "one", "response2": "two"}
