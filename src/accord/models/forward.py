@@ -148,16 +148,16 @@ def _scaled(logits: Tensor, config: PreTrainedConfig) -> Tensor:
     for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):
         factor *= getattr(config, name, None) or 1.0
     scaling = getattr(config, "logits_scaling", None) or 1.0
-    if scaling != 1.0 and "granite" in config.model_type:
+    if scaling != 1 and config.model_type.startswith(("granite", "minicpm")):
         factor /= scaling
-    elif scaling != 1.0 and "hyperclovax" in config.model_type:
+    elif scaling != 1 and config.model_type.startswith("hyperclovax"):
         factor *= scaling
-    elif scaling != 1.0:
+    elif scaling != 1:
         raise ModelError(
             f"a model of type {config.model_type!r} sets logits_scaling={scaling}, which some architectures "
             "multiply by and others divide by; teach `_scaled` in accord/models/forward.py which it is"
         )
-    logits = logits if factor == 1.0 else logits * factor
+    logits = logits if factor == 1 else logits * factor
     cap = getattr(config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
