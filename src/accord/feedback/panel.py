@@ -23,7 +23,7 @@ from accord.errors import ConfigError
 
 # How far beyond the tie a difference must go to be called "slightly", "clearly" and "much" better, in
 # units of utility.
-GRADES = (0.0, 1.0, 2.5)
+GRADES = (0.0, 1.5, 3.5)
 STRENGTHS = np.arange(-3, 4)
 
 
@@ -90,7 +90,7 @@ def make_panel(
     *,
     seed: int,
     spread: float = 0.3,
-    noise: float = 0.8,
+    noise: float = 1.0,
     prefix: str = "sim",
 ) -> tuple[SimulatedRater, ...]:
     """`n` raters around a common taste, named "sim-<seed>-01" and so on; other seeds, other people.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from accord.scenarios.shop.catalogue import SHOP, Product, describe, load_catalogue
+from accord.scenarios.shop.catalogue import SHOP, Fact, Product, describe, load_catalogue
 from accord.scenarios.shop.language import (
     Quantity,
     contains,
@@ -101,13 +101,14 @@ def inventions(product: Product, answer: str, excused: str = "") -> tuple[str, .
             continue
         found |= dict.fromkeys(_wrong_quantities(product, sentence, excused))
         found |= dict.fromkeys(_wrong_features(known, sentence, excused))
-        found |= dict.fromkeys(f"not: {f.text}" for f in product.facts if _denies(f.text, sentence))
+        found |= dict.fromkeys(f"not: {f.text}" for f in product.facts if _denies(f, sentence))
     found |= dict.fromkeys(
         name
         for name in known.strangers
         if re.search(rf"\b{re.escape(name)}\b", answer) and name not in excused
     )
-    found |= dict.fromkeys(_unknown_names(known, answer, excused))
+    strange = " ".join(found)
+    found |= dict.fromkeys(name for name in _unknown_names(known, answer, excused) if name not in strange)
     return tuple(found)
 
 
@@ -127,10 +128,14 @@ def _found_plainly(text: Sequence[str], phrase: Sequence[str]) -> bool:
     return at >= 0 and not _NEGATIONS & set(text[max(0, at - 3) : at])
 
 
-def _denies(fact: str, sentence: str) -> bool:
-    text, phrase = words(sentence), words(fact)
-    at = position(text, phrase)
-    return at >= 0 and bool(_DENIALS & set(text[max(0, at - 3) : at]))
+def _denies(fact: Fact, sentence: str) -> bool:
+    text = words(sentence)
+    for phrase in (fact.text, *fact.also):
+        at = position(text, _stems(phrase))
+        before = set(text[max(0, at - 3) : at]) if at >= 0 else set()
+        if _DENIALS & before and "only" not in before:  # "not only" denies nothing
+            return True
+    return False
 
 
 def _amounts(sentence: str, product: Product) -> list[Quantity]:
@@ -143,7 +148,7 @@ def _wrong_quantities(product: Product, sentence: str, excused: str) -> list[str
     excused_numbers = {q.number for q in quantities(excused)}
     wrong = []
     for q in _amounts(sentence, product):
-        if q.spelled and (not q.unit or q.value <= 1):  # "two good reasons", "one day"
+        if q.spelled and (not q.unit or q.number <= 1):  # "two good reasons", "one day"
             continue
         supported = (q.value, q.unit) in known.quantities if q.unit else q.number in known.numbers
         if not supported and q.number not in excused_numbers:
