@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 
+# Every script of a folder, in the order of their names; the first that fails ends it.
+run_scripts = @set -e; for script in $(sort $(wildcard $(1)/*.py)); do \
+  echo "== $$script"; $(BIN)/python "$$script"; done
+
 .DEFAULT_GOAL := help
 .PHONY: help setup dev model quickstart test lint experiments bench clean
 
@@ -47,7 +51,6 @@ model: setup
 
 quickstart: model
 	$(BIN)/accord quickstart --out quickstart
-	@echo "The report: $(CURDIR)/quickstart/report.html"
 
 test: dev model lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -59,10 +62,10 @@ lint: dev
 	$(BIN)/lint-imports --no-logo
 
 experiments: dev model
-	@set -e; for script in experiments/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(call run_scripts,experiments)
 
 bench: dev model
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(call run_scripts,benchmarks)
 
 clean:
 	rm -rf $(VENV) build dist quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
