@@ -11,6 +11,7 @@ from scipy.special import expit
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from accord.errors import DataError
+from accord.evaluation.intervals import share
 from accord.feedback.agreement import Rating, agreement, ceiling, read_ratings_csv, single_label_ceiling
 from accord.records import Judgement
 from data_paths import shared_data
@@ -211,15 +212,14 @@ def test_unusable_ratings(ratings, level, message):
         agreement(ratings, level=level)
 
 
-def test_few_units_get_wider_tails():
-    """Six units: within sampling noise mean ± t s / √n, far from the plain percentile interval."""
-    shares = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]  # agreement of each unit's two raters
-    found = agreement(
-        [Rating(f"u{u}", r, f"{v}{r if v == 0 else u % 2}") for u, v in enumerate(shares) for r in "ab"]
-    )
-    plain = np.quantile(np.random.default_rng(0).choice(shares, (20_000, 6)).mean(1), [0.025, 0.975])
-    assert found.raw == pytest.approx(2 / 3)
-    assert found.raw_low < plain[0] - 0.1
+def test_the_interval_is_the_one_that_evaluation_gives_to_shares():
+    """Two modules that may not import each other resample; their tails for few clusters must not drift apart."""
+    labels = np.random.default_rng(0).choice(list("xyz"), (9, 8), p=[0.6, 0.3, 0.1])
+    found = agreement([Rating(f"u{u}", f"r{r}", labels[u, r]) for u in range(9) for r in range(8)], seed=4)
+    agreed = [[(np.sum(row == v) - 1) / 7 for v in row] for row in labels]
+    theirs = share(np.ravel(agreed), np.repeat(np.arange(9), 8).tolist(), seed=4)
+    assert found.raw == pytest.approx(theirs.value)
+    assert (found.raw_low, found.raw_high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
 
 
 def test_alpha_has_no_interval_when_resamples_are_often_unanimous():
