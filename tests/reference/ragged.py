@@ -12,9 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ragged:
-    """C rows scattered over a (C, T) grid: real tokens anywhere, NaN everywhere else."""
+    """C rows scattered over a (C, T) grid: real tokens anywhere, garbage everywhere else."""
 
     mask: np.ndarray
+    garbage: float  # NaN, or a number that a forgotten mask would add in
     rng: np.random.Generator
 
     @property
@@ -30,9 +31,9 @@ class Ragged:
     def near(self, rows: list[list[float]], scale: float) -> list[list[float]]:
         return [[x + scale * self.rng.normal() for x in row] for row in rows]
 
-    def tensor(self, rows: list[list[float]]) -> Tensor:
-        """The rows on the grid; NaN where nothing stands, so that a leak cannot hide."""
-        out = np.full(self.mask.shape, np.nan)
+    def tensor(self, rows: list[list[float]], elsewhere: float | None = None) -> Tensor:
+        """The rows on the grid; `elsewhere` stands where nothing does, garbage unless given."""
+        out = np.full(self.mask.shape, self.garbage if elsewhere is None else elsewhere)
         for c, row in enumerate(rows):
             out[c, np.flatnonzero(self.mask[c])] = row
         return torch.from_numpy(out)
@@ -49,4 +50,4 @@ def ragged(draw: st.DrawFn) -> Ragged:
         real = int(rng.integers(1, length + 1))
         spots = rng.permutation(length)[:real] if style == "holes" else np.arange(real)
         mask[c, length - 1 - spots if style == "left" else spots] = True
-    return Ragged(mask, rng)
+    return Ragged(mask, draw(st.sampled_from([np.nan, -7.25])), rng)

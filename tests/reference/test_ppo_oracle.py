@@ -1,4 +1,4 @@
-"""PPO, KL and SFT against the float64 oracles, on ragged batches whose padding is NaN."""
+"""PPO, KL and SFT against the float64 oracles, on ragged batches whose padding is garbage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_kl_estimators(batch: Ragged) -> None:
             for pair in zip(logps, ref, strict=True)
         ]
         got_CT = getattr(kl, name)(batch.tensor(logps), batch.tensor(ref))
-        torch.testing.assert_close(got_CT, batch.tensor(want), equal_nan=True, **CLOSE)
+        torch.testing.assert_close(got_CT[batch.mask_CT], batch.tensor(want)[batch.mask_CT], **CLOSE)
 
 
 @given(batch=ragged(), clip_range=st.floats(0.01, 0.5))
@@ -113,7 +113,7 @@ def test_shape_rewards(batch: Ragged, kl_coef: float) -> None:
         batch.mask_CT,
         kl_coef,
     )
-    want_CT = batch.tensor(oracles.shape_rewards(scores, logps, ref, kl_coef)).nan_to_num(0.0)
+    want_CT = batch.tensor(oracles.shape_rewards(scores, logps, ref, kl_coef), 0.0)
     torch.testing.assert_close(got_CT, want_CT, **CLOSE)
 
 
@@ -124,7 +124,7 @@ def test_gae(batch: Ragged, gamma: float, lam: float) -> None:
     got = ppo.gae(batch.tensor(rewards), batch.tensor(values), batch.mask_CT, gamma=gamma, lam=lam)
     want = oracles.gae(rewards, values, gamma, lam)
     for got_CT, rows in zip(got, want, strict=True):
-        torch.testing.assert_close(got_CT, batch.tensor(rows).nan_to_num(0.0), **CLOSE)
+        torch.testing.assert_close(got_CT, batch.tensor(rows, 0.0), **CLOSE)
 
 
 @given(batch=ragged(), shift_mean=st.booleans(), offset=st.floats(-3, 3))
@@ -132,7 +132,7 @@ def test_gae(batch: Ragged, gamma: float, lam: float) -> None:
 def test_whiten(batch: Ragged, shift_mean: bool, offset: float) -> None:
     rows = [[x + offset for x in row] for row in batch.rows(2.0)]
     got_CT = ppo.whiten(batch.tensor(rows), batch.mask_CT, shift_mean=shift_mean)
-    want_CT = batch.tensor(oracles.whiten(rows, shift_mean)).nan_to_num(0.0)
+    want_CT = batch.tensor(oracles.whiten(rows, shift_mean), 0.0)
     torch.testing.assert_close(got_CT, want_CT, **CLOSE)
 
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from accord.objectives.sft import nll
 
 MASK_CT = torch.tensor([[True, True, False], [True, False, False]])
-LOGPS_CT = torch.tensor([[-1.0, -2.0, math.nan], [-4.0, math.nan, math.nan]], dtype=torch.float64)
+LOGPS_CT = torch.tensor([[-1.0, -2.0, math.nan], [-4.0, math.nan, -64.0]], dtype=torch.float64)
 
 
 def test_sum_over_real_tokens() -> None:
