@@ -90,7 +90,7 @@ def make_panel(
     *,
     seed: int,
     spread: float = 0.3,
-    noise: float = 1.0,
+    noise: float = 0.9,
     prefix: str = "sim",
 ) -> tuple[SimulatedRater, ...]:
     """`n` raters around a common taste, named "sim-<seed>-01" and so on; other seeds, other people.

@@ -180,7 +180,7 @@ def _unknown_names(known: Knowledge, answer: str, excused: str) -> list[str]:
     for sentence in sentences(answer):
         if is_hedge(sentence):
             continue
-        for match in re.finditer(r"(?<=[a-z,'’] )[A-Z][\w'’]*|\b[A-Z]?[a-z]+[A-Z]\w*", sentence):
+        for match in re.finditer(r"(?<=[a-zA,'’] )[A-Z][\w'’]*|\b[A-Z]?[a-z]+[A-Z]\w*", sentence):
             name = match[0]
             plain_name = name.lower().replace("’", "'").removesuffix("'s")
             if not {plain_name, *words(name)} & said:

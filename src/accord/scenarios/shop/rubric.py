@@ -42,6 +42,8 @@ TRAITS = tuple(BASE_WEIGHTS)
 
 _JARGON = frozenset(words(" ".join(word_list("jargon"))))
 _HYPE = re.compile(hype_pattern())
+# No vowels, six consonants in a row, or a digit grown into a word.
+_NONWORD = re.compile(r"\b(?=[a-z]{4,}\b)[^aeiouy\W\d_]+\b|[b-df-hj-np-tv-xz]{6,}|[a-z]{2,}\d")
 # Stems that a helpful question to a customer is made of, besides the product's own words.
 _NEXT_STEP = frozenset(words(" ".join(word_list("next_step"))))
 _ADDRESSED = re.compile(
@@ -191,16 +193,16 @@ def _broken(answer: str) -> float:
     strange = sum(not (c.isascii() or c in "€£–—’‘“”°éèüöäåøçñ…½¼") for c in text)
     stutter = len(re.findall(r"[!?.,;:]{2,}|[-_*#=]{3,}|<\|", text.replace("...", "…")))
     rows = max(0, text.count("?") - 2)
-    nonsense = len(re.findall(r"\b(?=[a-z]{4,}\b)[^aeiouy\W\d_]+\b|[b-df-hj-np-tv-xz]{6,}", text.lower()))
+    nonsense = len(_NONWORD.findall(text.lower()))
     shouting = len(re.findall(r"\b[A-Z]{5,}\b", text))
     return _clip(strange / 3 + stutter / 2 + rows / 2 + nonsense / 3 + shouting / 3)
 
 
 def _stray(answer: str, enquiry: Enquiry) -> float:
-    """How far it wanders from what is said in this shop, by its words: a tenth may be new."""
+    """How far it wanders from what is said in this shop, by its words: one in twenty may be new."""
     text = [word for word in words(answer) if not word[0].isdigit()]
     known = shop_vocabulary() | set(words(enquiry.text))
-    return _clip((sum(word not in known for word in text) / max(len(text), 10) - 0.1) / 0.2)
+    return _clip((sum(word not in known for word in text) / max(len(text), 10) - 0.05) / 0.2)
 
 
 @cache

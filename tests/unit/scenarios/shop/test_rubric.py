@@ -58,7 +58,7 @@ WORSE = {
     "only questions": "Would you like a Coral strap? Would you like a heart-rate sensor? And 7 days?",
     "stuttering": GOOD.replace(". ", "... ").replace("?", "???"),
     "foreign debris": GOOD.replace("Coral strap", "Coral strap รแก ไทย"),
-    "wandering": GOOD + " My grandmother cooked porridge in Bavarian castles beneath flickering chandeliers.",
+    "wandering": f"My grandmother cooked porridge beneath flickering chandeliers. {GOOD}",
     "too long": GOOD.rsplit(". ", 1)[0]
     + ". It is good to have such a thing with you in the morning, in the evening and at night, at home and "
     "on the way, because you never know when you may need it, and then it is there and you can use it, which "
@@ -141,3 +141,42 @@ def test_saying_a_sentence_again_never_pays(which: int) -> None:
     enquiry, answer = enquiry_of(group.prompt), group.completions[0].text
     for sentence in sentences(answer):
         assert score(f"{answer} {sentence}", enquiry) <= score(answer, enquiry)
+
+
+def test_wandering_is_measured_by_words_that_have_no_place_in_a_shop() -> None:
+    assert traits(SKERRY, "It is a comfortable watch, and I am happy to show you how it works.")["stray"] == 0
+    assert (
+        traits(SKERRY, "Wild porcini mushrooms flourish beneath the birches of a glacial valley.")["stray"]
+        == 1
+    )
+    assert score(f"Wild mushrooms flourish beneath the birches. {GOOD}") < score(GOOD) - 0.4
+
+
+def test_a_question_counts_only_after_an_answer_and_in_ones_own_words() -> None:
+    question = "Would you like to know how it sits on the wrist?"
+    assert traits(SKERRY, f"It is a nice watch to have around. {question}")["question"] == pytest.approx(0.3)
+    assert traits(SKERRY, f"It has a heart-rate sensor, you see. {question}")["question"] == 1.0
+    assert traits(GPS, f"I don't know whether it has GPS, sorry. {question}")["question"] == 1.0
+    swim = Enquiry(SKERRY.product, "Can I go swimming with the Skerry 2?", "fact:3")
+    assert traits(swim, "It is waterproof to 50 m. Can I go swimming with the Skerry 2?")["question"] == 0.0
+
+
+def test_copying_the_entry_is_technical_however_much_is_said_around_it() -> None:
+    mus = PRODUCTS["mus"]
+    around = (
+        "This is what I can tell you about it, and I hope that it helps you to choose well for your son: "
+    )
+    copied = f"{around}{describe(mus)}"
+    told = f"{around}the Mus has reflectors, a name tag and a chest clip, and it holds 8 litres for 35 euros."
+    enquiry = Enquiry(mus, "Which backpack do you recommend?")
+    assert traits(enquiry, copied)["technical"] >= 0.5
+    assert traits(enquiry, told)["technical"] == 0.0
+
+
+def test_the_companion_is_suggested_by_name_or_kind_and_not_by_label() -> None:
+    assert traits(SKERRY, "A Coral strap would suit it.")["companion"] == 1.0
+    assert traits(SKERRY, "There is a strap as well.")["companion"] == 0.6
+    assert traits(SKERRY, "Goes with: Coral strap, 19 euros.")["companion"] == 0.3
+    assert traits(SKERRY, "It is a watch.")["companion"] == 0.0
+    case = Enquiry(PRODUCTS["ovela-5"], "Any advice?", "companion")
+    assert traits(case, "Take the hard case along.")["companion"] == 1.0
