@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,7 +64,3 @@ def describe(product: Product) -> str:
 def system_message(*products: Product) -> str:
     """What the assistant is told: who it is and what is in stock."""
     return " ".join([f"You are the assistant of {SHOP}. In stock:", *map(describe, products)])
-
-
-def by_split(products: Sequence[Product], split: str) -> tuple[Product, ...]:
-    return tuple(product for product in products if product.split == split)
