@@ -31,13 +31,11 @@ def test_wilson_refuses_what_is_no_proportion(k, n, level):
 
 def test_the_tails_match_students_t_for_few_normal_clusters():
     """For normal means the expanded percentile interval is mean ± t s / √n, up to resampling noise."""
-    x = np.random.default_rng(0).normal(size=8)
-    ours = cluster_bootstrap(lambda w: w @ x / w.sum(1), range(8), n_boot=100_000)
-    half = stats.t.ppf(0.975, 7) * x.std(ddof=1) / math.sqrt(8)
-    # The bootstrap of a mean of eight is not quite normal itself, hence the loose tolerance ...
-    assert ours.high - ours.low == pytest.approx(2 * half, rel=0.08)
-    # ... which still rules out the plain percentile interval (z s_n / √n).
-    assert 2 * 1.96 * x.std() / math.sqrt(8) < 0.85 * 2 * half
+    x = stats.norm.ppf((np.arange(12) + 0.5) / 12)
+    ours = cluster_bootstrap(lambda w: w @ x / w.sum(1), range(12), n_boot=100_000, level=0.9)
+    half = stats.t.ppf(0.95, 11) * x.std(ddof=1) / math.sqrt(12)
+    # t without √(n / (n - 1)) would give 0.96 of this, the plain percentile interval 0.88.
+    assert ours.high - ours.low == pytest.approx(2 * half, rel=0.02)
 
 
 def clustered_outcomes(rng, n_prompts, per_prompt):

@@ -213,7 +213,7 @@ def test_unusable_ratings(ratings, level, message):
 
 
 def test_the_interval_is_the_one_that_evaluation_gives_to_shares():
-    """Two modules that may not import each other resample; their tails for few clusters must not drift apart."""
+    """Two modules that may not import each other resample; their bounds must not drift apart."""
     labels = np.random.default_rng(0).choice(list("xyz"), (9, 8), p=[0.6, 0.3, 0.1])
     found = agreement([Rating(f"u{u}", f"r{r}", labels[u, r]) for u in range(9) for r in range(8)], seed=4)
     agreed = [[(np.sum(row == v) - 1) / 7 for v in row] for row in labels]
