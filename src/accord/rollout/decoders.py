@@ -15,12 +15,14 @@ import inspect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+
+from accord.errors import ModelError
 
 GRAIN = 64  # columns are allocated in multiples of this
 PREFILL_TOKENS = 4096  # padded prompt tokens per forward pass
@@ -54,7 +56,12 @@ class Decoder(Protocol):
 
 
 def decoder_for(model: PreTrainedModel, rows: int) -> Decoder:
-    """The fast decoder where the model allows it."""
+    """The fast decoder where the model allows it. Raises ModelError for a model without a cache."""
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"{type(model).__name__} takes no past_key_values, so it cannot be sampled from token by "
+            "token; use a decoder with a key-value cache"
+        )
     return Slots(model, rows) if takes_slots(model) else Waves(model, rows)
 
 
@@ -68,15 +75,18 @@ def takes_slots(model: PreTrainedModel) -> bool:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values (rows, heads, columns, size); the new token goes to each row's own column."""
+    """One layer's keys and values (rows, heads, columns, size); each row's new token has its own column."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, table: Slots, prefix: Any) -> None:
         super().__init__()
         self.table = table
         self.keys, self.values = (
-            x.new_zeros(table.rows, x.shape[1], table.capacity, x.shape[3]) for x in (prefix.keys, prefix.values)
+            x.new_zeros(table.rows, x.shape[1], table.capacity, x.shape[3])
+            for x in (prefix.keys, prefix.values)
         )
         self.is_initialized = True
 
@@ -132,6 +142,7 @@ class Slots:
         self.lengths_N = torch.zeros(0, dtype=torch.long, device=model.device)
         self.numbers_N = self.lengths_N
         self.width = 0  # columns in use, with the token being added
+        self.layers: list[_SlotLayer] = []  # made when the first prompt shows their shapes
         self.cache: Cache | None = None
         self.prefixes: dict[tuple[int, ...], tuple[list[_Prefix], Tensor]] = {}
 
@@ -145,12 +156,11 @@ class Slots:
         for batch in _batches(list(fresh)):
             self._prefill(batch)
         self._reserve(len(rows[-1].prompt_ids), self.prefixes[rows[-1].prompt_ids][0])
-        assert self.cache is not None
         logits, start = [], len(self.lengths_N)
         for prompt_ids, members in groupby(rows, key=lambda row: row.prompt_ids):
             siblings = list(members)
             prefixes, logits_V = self.prefixes[prompt_ids]
-            for layer, prefix in zip(self.cache.layers, prefixes, strict=True):
+            for layer, prefix in zip(self.layers, prefixes, strict=True):
                 layer.fill(slice(start, start + len(siblings)), prefix)
             logits.append(logits_V.expand(len(siblings), -1))
             start += len(siblings)
@@ -180,9 +190,9 @@ class Slots:
 
     def keep(self, order: Sequence[int]) -> None:
         holes = [i for i, old in enumerate(order) if i != old]
-        if holes and self.cache is not None:
+        if holes:
             to, of = (self.lengths_N.new_tensor(x) for x in (holes, [order[i] for i in holes]))
-            for layer in self.cache.layers:
+            for layer in self.layers:
                 layer.move(to, of, self.width - 1)
         self._set_lengths(self.lengths_N[self.lengths_N.new_tensor(order)])
 
@@ -204,14 +214,14 @@ class Slots:
     def _reserve(self, length: int, prefixes: list[_Prefix]) -> None:
         if self.cache is None:
             self.capacity = _rounded(length + 1)
-            self.cache = Cache(layers=[_SlotLayer(self, prefix) for prefix in prefixes])
+            self.layers = [_SlotLayer(self, prefix) for prefix in prefixes]
+            self.cache = Cache(layers=[*self.layers])
         elif length > self.capacity:
             self._widen(length)
 
     def _widen(self, width: int) -> None:
-        assert self.cache is not None
         self.capacity = _rounded(width)
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.widen(self.capacity, len(self.lengths_N))
 
 
@@ -234,7 +244,7 @@ class Waves:
         self.cache, self.count = DynamicCache(config=self.model.config), len(rows)
         logits_GEV = _last_logits(self.model, prompts, self.cache, [len(prompts[0]) - 1])
         which_N = torch.tensor([prompts.index(row.prompt_ids) for row in rows], device=self.model.device)
-        self.cache.reorder_cache(which_N)
+        self.cache.reorder_cache(cast(LongTensor, which_N))
         return logits_GEV[which_N, 0]
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -242,7 +252,8 @@ class Waves:
         return self.model(input_ids=ids_N1, past_key_values=self.cache, use_cache=True).logits[:, -1]
 
     def keep(self, order: Sequence[int]) -> None:
-        self.cache.reorder_cache(torch.tensor(order, dtype=torch.long, device=self.model.device))
+        order_N = torch.tensor(order, dtype=torch.long, device=self.model.device)
+        self.cache.reorder_cache(cast(LongTensor, order_N))
         self.count = len(order)
 
 

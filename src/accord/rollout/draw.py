@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 BLOCK = 256  # tokens per block of the two-level search
 
@@ -38,7 +38,10 @@ def draw(logits_RV: Tensor, uniforms_R: Tensor, *, temperature: float, top_p: fl
     what a policy-gradient ratio needs. Temperature 0 takes the most probable token and returns its
     log-probability at temperature 1.
     """
-    logits_RV = logits_RV.float() if logits_RV.dtype in (torch.bfloat16, torch.float16) else logits_RV
+    if logits_RV.device.type == "mps":  # has no float64
+        logits_RV = logits_RV.cpu()
+    if logits_RV.dtype in (torch.bfloat16, torch.float16):
+        logits_RV = logits_RV.float()
     scaled_RV = logits_RV / temperature if temperature > 0 else logits_RV
     peak_R1, best_R1 = scaled_RV.max(-1, keepdim=True)
     weights_RV = (scaled_RV - peak_R1).exp_()
@@ -57,7 +60,7 @@ def draw(logits_RV: Tensor, uniforms_R: Tensor, *, temperature: float, top_p: fl
 
 
 def _block_sums(weights_RV: Tensor) -> Tensor:
-    return weights_RV.unflatten(-1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    return weights_RV.unflatten(-1, (-1, BLOCK)).sum(-1).double()
 
 
 def _search(weights_RV: Tensor, sums_RB: Tensor, uniforms_R: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ def _search(weights_RV: Tensor, sums_RB: Tensor, uniforms_R: Tensor) -> Tensor:
     cost more, and in float32 it would lose the rare tokens.
     """
     cumulative_RB = sums_RB.cumsum(-1)
-    targets_R1 = uniforms_R[:, None].to(cumulative_RB) * cumulative_RB[:, -1:]
+    targets_R1 = uniforms_R.to(cumulative_RB)[:, None] * cumulative_RB[:, -1:]
     block_R1 = _first_above(cumulative_RB, targets_R1)
     before_R1 = F.pad(cumulative_RB, (1, 0)).gather(-1, block_R1)
     rows_R = torch.arange(len(weights_RV), device=weights_RV.device)

@@ -79,7 +79,9 @@ class LocalSampler:
         """
         check_sampling(k, sampling)
         if self.model.training:
-            raise ModelError("the model is in training mode, where dropout is on; call model.eval() to sample")
+            raise ModelError(
+                "the model is in training mode, where dropout is on; call model.eval() to sample"
+            )
         distinct = {prompt.id: prompt for prompt in prompts}
         rows = [row for prompt in distinct.values() for row in self._rows(prompt, k, sampling)]
         if rows:
@@ -128,16 +130,16 @@ class LocalSampler:
         points_N = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], dtype=torch.float64)
         tokens_N, logps_N = draw(
             logits_NV,
-            points_N.to(logits_NV.device),
+            points_N,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
         )
         for row, token, logp in zip(rows, tokens_N.tolist(), logps_N.tolist(), strict=True):
             if not math.isfinite(logp):
                 raise NumericsError(
-                    f"the logits of policy {self.policy_version!r} are not finite at token {len(row.tokens)} of "
-                    f"a completion of prompt {row.prompt.id}: its weights have diverged, go back to an earlier "
-                    "checkpoint and lower the learning rate"
+                    f"the logits of policy {self.policy_version!r} are not finite at token {len(row.tokens)} "
+                    f"of a completion of prompt {row.prompt.id}: its weights have diverged, go back to an "
+                    "earlier checkpoint and lower the learning rate"
                 )
             row.tokens.append(token)
             row.logps.append(logp)

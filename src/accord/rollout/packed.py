@@ -25,12 +25,12 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
     outlives the block, so the weights may change between blocks (not inside). Sums run in another order:
     results differ from the plain layer's by rounding.
     """
-    layers = [module for module in model.modules() if _packable(module)]
+    layers: list[Any] = [module for module in model.modules() if _packable(module)]
     if sum(layer.weight.nbytes for layer in layers) > LIMIT:
         layers = []
     try:
         for layer in layers:
-            layer.forward = _packed_forward(layer, rows)  # type: ignore[method-assign]
+            layer.forward = _packed_forward(layer, rows)
         yield
     finally:
         for layer in layers:
