@@ -23,6 +23,7 @@ from accord.ledger.schema import SCHEMA_VERSION, VERSION_TABLE
 MIGRATIONS = Path(__file__).parent / "migrations"
 SQLITE_MAGIC = b"SQLite format 3\x00"
 BUSY_SECONDS = 30
+SYNCHRONOUS = "FULL"  # what was acknowledged survives a power cut, not only a crash
 WRITES = "accord_writes"
 ADVISORY_LOCK = 0x4143434F5244  # "ACCORD": PostgreSQL's stand-in for SQLite's one writer
 
@@ -54,8 +55,8 @@ class Database:
         """A transaction that holds the write lock from its start, so that what it checks stays true."""
         if not self._turn.acquire(timeout=BUSY_SECONDS):
             raise LedgerError(
-                f"ledger {self.name}: another thread has been writing for {BUSY_SECONDS} s (or this one writes "
-                "inside a write); try again"
+                f"ledger {self.name}: another thread has been writing for {BUSY_SECONDS} s, or this one "
+                "writes inside a write; try again"
             )
         try:
             with _explained(self.name), self.engine.connect() as connection:
@@ -136,7 +137,7 @@ def _listen(engine: Engine) -> None:
         for pragma in (
             f"busy_timeout = {1000 * BUSY_SECONDS}",
             "foreign_keys = ON",
-            "synchronous = FULL",  # what was acknowledged survives a power cut
+            f"synchronous = {SYNCHRONOUS}",
             "recursive_triggers = ON",  # INSERT OR REPLACE fires delete triggers too
         ):
             cursor.execute(f"PRAGMA {pragma}")

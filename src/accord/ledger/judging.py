@@ -195,7 +195,7 @@ def read_judgements(
     else:
         conditions = [judgement.c.id.is_not(None)]
     found = [judged for part in conditions for judged in _select(connection, status & part)]
-    seqs = dict(connection.execute(select(item.c.id, item.c.seq)).tuples().all())
+    seqs = {row.id: row.seq for row in connection.execute(select(item.c.id, item.c.seq))}
     return sorted(found, key=lambda judged: (seqs[judged.item_id], judged.rater, judged.revision))
 
 
