@@ -101,7 +101,9 @@ def _print_settings(command: str, text: str, schema: type[BaseModel]) -> None:
     from accord.config import describe
 
     console = Console()
-    console.print(f"[bold]accord {command}[/bold] [--config FILE.yaml] [--name VALUE ...] [--debug]\n\n{text}\n")
+    console.print(
+        f"[bold]accord {command}[/bold] [--config FILE.yaml] [--name VALUE ...] [--debug]\n\n{text}\n"
+    )
     table = Table("setting", "default", "", box=None, header_style="bold", pad_edge=False)
     for name, kind, default, description in describe(schema):
         table.add_row(f"--{name}", default, description or f"[dim]{kind}")
@@ -150,7 +152,9 @@ def _run_loop(command: str, arguments: list[str], file: Path | None) -> None:
     from accord.config import RunConfig, read_config
 
     if {"--help", "-h"} & set(arguments) or (file is None and not arguments):
-        _print_settings(command, "The whole loop; the settings of a stage are --STAGE.NAME, as in --ppo.k 8.", RunConfig)
+        _print_settings(
+            command, "The whole loop; the settings of a stage are --STAGE.NAME, as in --ppo.k 8.", RunConfig
+        )
         return
     settings = read_config(RunConfig, file, arguments)
     console = _console()
@@ -207,7 +211,9 @@ def agreement(
 @app.command()
 def check(
     data: Annotated[str, typer.Argument(help="a file, a folder or a hub name")],
-    kind: Annotated[str, typer.Option(help="preferences, demonstrations, prompts or unpaired")] = "preferences",
+    kind: Annotated[
+        str, typer.Option(help="preferences, demonstrations, prompts or unpaired")
+    ] = "preferences",
     strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
 ) -> None:
     """Read a data set, count its rows, and list every row that cannot be used, with file and line."""

@@ -26,7 +26,9 @@ class Lora(Settings):
 
     r: int = Field(16, gt=0)
     alpha: float = Field(32.0, gt=0)
-    layers: float = Field(1.0, gt=0, le=1.0, description="share of the layers that get an adapter, top ones first")
+    layers: float = Field(
+        1.0, gt=0, le=1.0, description="share of the layers that get an adapter, top ones first"
+    )
 
 
 class Optim(Settings):
@@ -107,7 +109,9 @@ class RewardConfig(Stage):
     max_length: int = Field(1024, gt=0)
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the prompts kept for the report card")
     ties: Literal["half", "rao-kupper"] = "half"
-    tie_threshold: float = Field(0.5, gt=0, description="reward difference that looks like a tie (rao-kupper)")
+    tie_threshold: float = Field(
+        0.5, gt=0, description="reward difference that looks like a tie (rao-kupper)"
+    )
     margin_coef: float = Field(1.0, ge=0, description="times the row's margin, inside the sigmoid")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     center_rewards_coefficient: float = Field(0.0, ge=0)
@@ -155,8 +159,12 @@ class PpoConfig(Stage):
         "reward", description="whose hidden states the value head reads"
     )
     critic_learning_rate: float = Field(1e-3, gt=0)
-    critic_epochs: int = Field(4, gt=0, description="passes for a value head on frozen features (they are cheap)")
-    vf_coef: float = Field(0.1, ge=0, description="weight of the value loss when the critic shares the policy's trunk")
+    critic_epochs: int = Field(
+        4, gt=0, description="passes for a value head on frozen features (they are cheap)"
+    )
+    vf_coef: float = Field(
+        0.1, ge=0, description="weight of the value loss when the critic shares the policy's trunk"
+    )
     lora: Lora | None = Field(default_factory=Lora)
     optim: Optim = Optim(learning_rate=1e-4, schedule="linear", adam_epsilon=1e-5)
     save: Literal["merged", "adapter"] = "merged"
@@ -170,7 +178,9 @@ class EvalConfig(Settings):
     prompts: str
     out: Path
     reward_model: str | None = None
-    best_of: int = Field(4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out")
+    best_of: int = Field(
+        4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out"
+    )
     scenario: str = "shop"
     raters: int = Field(5, gt=0, description="fresh simulated raters")
     temperature: float = Field(1.0, ge=0)
@@ -219,7 +229,7 @@ def read_config(schema: type[S], path: Path | None = None, flags: Sequence[str] 
     for dotted, value in flag_values.items():
         _set(values, dotted, value)
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(_over_defaults(schema, values))
     except ValidationError as error:
         raise ConfigError(_explain(error, schema, path, lines, flag_values)) from None
 
@@ -230,9 +240,20 @@ def with_overrides(schema: type[S], section: str, values: Mapping[str, Any], **f
     if clash:
         raise ConfigError(f"{section}.{clash[0]} is decided by the loop and cannot be set; remove it")
     try:
-        return schema.model_validate({**values, **fixed})
+        return schema.model_validate(_over_defaults(schema, {**values, **fixed}))
     except ValidationError as error:
         raise ConfigError(_explain(error, schema, None, {}, {}, prefix=f"{section}.")) from None
+
+
+def _over_defaults(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with every section that is given in part completed from the schema's own default for it,
+    so that `--optim.learning_rate` alone leaves a stage's other optimiser settings as they are."""
+    merged = dict(values)
+    for name, field in schema.model_fields.items():
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel) and isinstance(merged.get(name), Mapping):
+            merged[name] = {**default.model_dump(), **merged[name]}
+    return merged
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -252,7 +273,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}:1: expected settings as `key: value` lines, found a {type(values).__name__}")
+        raise ConfigError(
+            f"{path}:1: expected settings as `key: value` lines, found a {type(values).__name__}"
+        )
     lines: dict[str, int] = {}
     _collect_lines(node, "", lines)
     return values, lines

@@ -30,13 +30,17 @@ def read_groups(path: Path) -> list[Group]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); `accord sample` writes such a file") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); `accord sample` writes such a file"
+        ) from None
     groups = []
     for number, line in enumerate(lines, 1):
         try:
             groups.append(_group(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: not a group of samples ({error}); write it with `accord sample`") from None
+            raise DataError(
+                f"{path}:{number}: not a group of samples ({error}); write it with `accord sample`"
+            ) from None
     return groups
 
 

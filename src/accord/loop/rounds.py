@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def run(config: RunConfig, console: Console) -> Path:
 def rewrite_report(out: Path) -> Path:
     """Gather a finished run's results into report.json and report.html, and return the latter's path."""
     if not (out / "run.json").exists():
-        raise DataError(f"{out}: no finished run here; `accord run FILE.yaml --out {out}` makes (or resumes) one")
+        raise DataError(
+            f"{out}: no finished run here; `accord run FILE.yaml --out {out}` makes (or resumes) one"
+        )
     config = RunConfig.model_validate_json((out / "run.json").read_text()).model_copy(update={"out": out})
     report = summary(config, load_scenario(config.scenario), Progress.open(config))
     curves = {name: [dict(row) for row in read_metrics(out / name)] for name in _trained(config)}
@@ -163,7 +165,13 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
     )
     progress.step(f"{name}/ask", lambda: ask.run(asking, console), console)
     rewarding = with_overrides(
-        RewardConfig, "reward", config.reward, model=policy, data=f"{ledger}#{release}", out=out / "reward", **common
+        RewardConfig,
+        "reward",
+        config.reward,
+        model=policy,
+        data=f"{ledger}#{release}",
+        out=out / "reward",
+        **common,
     )
     fitted = progress.step(f"{name}/reward", lambda: reward.run(rewarding, console), console)
     improving = with_overrides(
@@ -213,7 +221,9 @@ def write_scenario(scenario: Scenario, folder: Path) -> None:
 def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result:
     """What report.json holds: the last round's numbers on top, every step's result below."""
     last = f"round-{config.rounds}"
-    asked, fitted, improved, checked = (progress.done[f"{last}/{s}"] for s in ("ask", "reward", "ppo", "eval"))
+    asked, fitted, improved, checked = (
+        progress.done[f"{last}/{s}"] for s in ("ask", "reward", "ppo", "eval")
+    )
     card = fitted["card"]
     return {
         "accord": __version__,
@@ -223,8 +233,12 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
         "seed": config.seed,
         "rounds": config.rounds,
         "simulated_raters": asked["simulated"],
-        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine()},
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cpu": platform.machine(),
+        },
         "wall_seconds": sum(step["seconds"] for step in progress.done.values()),
         "seconds": {name: step["seconds"] for name, step in progress.done.items()},
         "peak_rss_gb": max(step["peak_rss_gb"] for step in progress.done.values()),

@@ -17,9 +17,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from accord.config import Lora
 from accord.errors import ModelError
+from accord.models.quiet import quietly
 
 
 class Trunk:
@@ -42,7 +44,7 @@ class Trunk:
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
         config = _lora_config(self._model, lora)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(seed)
             if self._peft is None:
                 peft = get_peft_model(self._model, config, adapter_name=name)
@@ -109,6 +111,15 @@ class Trunk:
                     target.get_submodule(path).weight.copy_(merged)
 
 
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    """The last parts of the names of all linear layers but the output layer ("q_proj", "down_proj", ...)."""
+    head = model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    return sorted(
+        {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, kinds) and m is not head}
+    )
+
+
 def _lora_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
     n_layers = int(getattr(model.config, "num_hidden_layers", 0) or 0)
     first = n_layers - max(1, round(lora.layers * n_layers)) if n_layers else 0
@@ -116,7 +127,7 @@ def _lora_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=_linear_names(model),
         layers_to_transform=list(range(first, n_layers)) if first > 0 else None,
         task_type="CAUSAL_LM",
     )

@@ -25,7 +25,9 @@ class ValueHead(nn.Module):
     """A two-layer head for the critic. Its output layer starts at zero, so the first value is `start`:
     0, or the reward model's own head (N+: the critic begins as the reward model)."""
 
-    def __init__(self, hidden_size: int, *, start: ScalarHead | None = None, width: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self, hidden_size: int, *, start: ScalarHead | None = None, width: int = 256, seed: int = 0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.inner = nn.Linear(hidden_size, width)

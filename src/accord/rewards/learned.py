@@ -11,7 +11,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from accord.data.batches import GroupBatch
 from accord.errors import ModelError
@@ -72,7 +77,10 @@ class ClassifierReward:
         scores: list[Tensor] = []
         for start in range(0, len(texts), self.batch_size):
             inputs = self.tokenizer(
-                texts[start : start + self.batch_size], return_tensors="pt", padding=True, add_special_tokens=False
+                texts[start : start + self.batch_size],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=False,
             )
             scores.append(self.model(**inputs).logits.squeeze(-1).float())
         return Scores(torch.cat(scores))
@@ -89,7 +97,9 @@ def load_classifier_reward(folder: str) -> ClassifierReward:
     """A Hugging Face folder or hub id whose classifier has exactly one output."""
     try:
         config_labels = _number_of_labels(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: not readable as a reward model ({error})") from error

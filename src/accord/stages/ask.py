@@ -53,7 +53,7 @@ def run(config: AskConfig, console: Console) -> dict[str, Any]:
     return {
         "ledger": config.ledger,
         "release": release.name,
-        "release_sha256": release.sha256,
+        "release_hash": release.hash,
         "items": len(items),
         "judgements": len(judgements),
         "raters": sorted({j.rater for j in judgements}),
@@ -69,7 +69,9 @@ def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
     found = []
     for group in groups:
         pairs = [
-            (a, b) for a, b in itertools.combinations(group.completions, 2) if a.text.strip() and b.text.strip()
+            (a, b)
+            for a, b in itertools.combinations(group.completions, 2)
+            if a.text.strip() and b.text.strip()
         ]
         pairs = [pair for pair in pairs if pair[0].text != pair[1].text]
         rng.shuffle(pairs)
@@ -79,7 +81,9 @@ def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
             reason = "agreement check" if shared else "random pair of the policy's answers"
             found.append(Question(Group(group.prompt, pair), reason, overlap=overlap))
     if not found:
-        raise DataError("no pair of different answers to ask about; sample with k >= 2 and a higher temperature")
+        raise DataError(
+            "no pair of different answers to ask about; sample with k >= 2 and a higher temperature"
+        )
     rng.shuffle(found)
     return found[: config.limit]
 
@@ -131,7 +135,9 @@ def ask_person(ledger: Ledger, guideline: str, guideline_text: str, console: Con
         console.rule(f"question {done + 1}")
         for message in assignment.group.prompt.messages:
             console.print(f"[bold]{escape(message.role)}:[/bold] {safe(message.content)}")
-        console.print(Columns([_card("1", assignment.left), _card("2", assignment.right)], equal=True, expand=True))
+        console.print(
+            Columns([_card("1", assignment.left), _card("2", assignment.right)], equal=True, expand=True)
+        )
         began = time.monotonic()
         key = Ask.ask("Which is better?", choices=["1", "2", "t", "s", "q"], console=console)
         if key == "q":

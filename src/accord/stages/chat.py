@@ -11,7 +11,9 @@ from accord.rollout.local import LocalSampler
 from accord.stages.ask import safe
 
 
-def run(name: str, console: Console, *, system: str, temperature: float, max_new_tokens: int, seed: int) -> None:
+def run(
+    name: str, console: Console, *, system: str, temperature: float, max_new_tokens: int, seed: int
+) -> None:
     """Turns until an empty line or the end of input; the whole conversation is the prompt of each answer."""
     loaded = load_model(name)
     sampler = LocalSampler(loaded.model, Renderer(loaded.tokenizer), policy_version=name, rows=1)

@@ -20,6 +20,7 @@ from accord.errors import DataError, ModelError
 from accord.models.adapters import Trunk
 from accord.models.forward import supports_block_mask
 from accord.models.load import LoadedModel, load_model
+from accord.models.quiet import quietly
 from accord.records import content_hash
 from accord.training.checkpoint import write_atomically
 
@@ -109,19 +110,23 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        if how == "adapter":
-            bench.trunk.save_adapter(name, temporary)
-        else:
-            merged = load_model(bench.loaded.source, dtype=str(bench.loaded.model.dtype).removeprefix("torch.")).model
-            bench.trunk.write_merged(name, merged)
-            merged.save_pretrained(temporary)
-        bench.loaded.tokenizer.save_pretrained(temporary)
+        with quietly():
+            if how == "adapter":
+                bench.trunk.save_adapter(name, temporary)
+            else:
+                dtype = str(bench.loaded.model.dtype).removeprefix("torch.")
+                merged = load_model(bench.loaded.source, dtype=dtype).model
+                bench.trunk.write_merged(name, merged)
+                merged.save_pretrained(temporary)
+            bench.loaded.tokenizer.save_pretrained(temporary)
         (temporary / "accord.json").write_text(json.dumps(record, indent=1))
         shutil.rmtree(out, ignore_errors=True)
         temporary.replace(out)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ModelError(f"{out}: the model could not be written ({error}); make room and run again") from error
+        raise ModelError(
+            f"{out}: the model could not be written ({error}); make room and run again"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -40,7 +40,9 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
     tagged = [known_prompt(p, known, scenario.name) for p in prompts]
 
     after = answers(config, config.model, prompts, 1, console)
-    before = answers(config, config.baseline, prompts, 1 + (config.best_of if config.best_of > 1 else 0), console)
+    before = answers(
+        config, config.baseline, prompts, 1 + (config.best_of if config.best_of > 1 else 0), console
+    )
     bench = open_bench(config.baseline, config.dtype)
     scores_after, scores_before = score(config, bench, after), score(config, bench, before)
     ref_logps = reference_logps(bench, after, config.temperature or 1.0)
@@ -69,7 +71,9 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
         best_scores = [s[i] for s, i in zip(scores_before, picks, strict=True)]
         result["best_of_n"] |= describe("after", scenario, tagged, best, best_scores)
         result["policy_vs_best_of_n"] = compare(raters, scenario, tagged, policy, best, config.seed).to_json()
-    write_json(config.out / "transcripts.json", transcripts(tagged, baseline, policy, scores_before, scores_after))
+    write_json(
+        config.out / "transcripts.json", transcripts(tagged, baseline, policy, scores_before, scores_after)
+    )
     write_json(config.out / "result.json", result)
     return result
 
@@ -159,7 +163,11 @@ def _interval(name: str, interval: Interval) -> dict[str, Any]:
 
 
 def describe(
-    when: str, scenario: Scenario, prompts: Sequence[Prompt], answers: Sequence[Completion], scores: Sequence[float]
+    when: str,
+    scenario: Scenario,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Completion],
+    scores: Sequence[float],
 ) -> dict[str, Any]:
     """What the answers are like: reward, length, invention, repetition, whether they end, mean of each trait."""
     traits = [scenario.traits(p, a) for p, a in zip(prompts, answers, strict=True)]

@@ -43,7 +43,16 @@ from accord.records import Group, Prompt, Sampling, Terms
 from accord.rewards.learned import TrunkReward
 from accord.rewards.scorer import Scorer
 from accord.rollout.local import LocalSampler
-from accord.stages.common import Bench, data_hash, fingerprint, mix_seed, open_bench, order, save_policy, write_json
+from accord.stages.common import (
+    Bench,
+    data_hash,
+    fingerprint,
+    mix_seed,
+    open_bench,
+    order,
+    save_policy,
+    write_json,
+)
 from accord.stages.reward import open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
@@ -193,7 +202,7 @@ class Ppo:
                         parts,
                         lambda part: self.policy_terms(part, rollouts),
                         count=tokens,
-                        progress=number / c.iterations,
+                        progress=(number + 0.5) / c.iterations,
                     )
                 )
                 if stopped := rows[-1]["policy/approxkl_avg"] > c.stop_kl:
@@ -205,7 +214,9 @@ class Ppo:
         metrics = merge_means(rows) | {"updates": float(len(rows)), "stopped_early": float(stopped)}
         if self.critic_engine is not None:
             metrics |= self.fit_critic(rollouts, number)
-        error, mean, square = (metrics.get(k, 0.0) for k in ("val/error", "returns/mean", "returns/mean_square"))
+        error, mean, square = (
+            metrics.get(k, 0.0) for k in ("val/error", "returns/mean", "returns/mean_square")
+        )
         metrics["val/explained_variance"] = explained_variance(error, mean, square)
         return metrics
 
@@ -246,7 +257,7 @@ class Ppo:
                 clip_range=self.config.value_clip_range,
             )
 
-        count, progress = int(rollouts.mask_CT.sum()), number / self.config.iterations
+        count, progress = int(rollouts.mask_CT.sum()), (number + 0.5) / self.config.iterations
         rows = [
             self.critic_engine.step([None], loss, count=count, progress=progress)
             for _ in range(self.config.critic_epochs)
@@ -259,7 +270,9 @@ class Ppo:
         for indices in plan([encoded[i] for i in chosen], self.config.optim.tokens_per_microbatch):
             groups = [chosen[i] for i in indices]
             rows_C = torch.tensor([g * self.config.k + j for g in groups for j in range(self.config.k)])
-            found.append((Part(collate([encoded[g] for g in groups], shared=self.bench.shared), rows_C), groups))
+            found.append(
+                (Part(collate([encoded[g] for g in groups], shared=self.bench.shared), rows_C), groups)
+            )
         return found
 
     def logps(self, name: str | None, batch: GroupBatch, only_hidden: bool = False) -> tuple[Tensor, Tensor]:
@@ -269,7 +282,12 @@ class Ppo:
             if only_hidden:
                 return hidden_FD, hidden_FD
             logps_CT, _ = token_logps(
-                model, hidden_FD, batch.where_CT, batch.targets_CT, batch.mask_CT, temperature=self.config.temperature
+                model,
+                hidden_FD,
+                batch.where_CT,
+                batch.targets_CT,
+                batch.mask_CT,
+                temperature=self.config.temperature,
             )
         return hidden_FD, logps_CT
 
@@ -278,11 +296,15 @@ class Ppo:
         _, logps_CT = self.logps(POLICY, part.batch)
         drift = float((logps_CT - part.take(ref_logps_CT)).abs().max())
         if drift != 0.0:
-            raise NumericsError(f"at step 0 the policy differs from its reference by {drift:.2e} nats in a token")
+            raise NumericsError(
+                f"at step 0 the policy differs from its reference by {drift:.2e} nats in a token"
+            )
         gap = float(((logps_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
         tolerance = 1e-3 if logps_CT.dtype in (torch.float32, torch.float64) else 0.2
         if gap > tolerance:
-            raise NumericsError(f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token")
+            raise NumericsError(
+                f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token"
+            )
 
     # The engines' state together, for checkpoints.
 
@@ -325,7 +347,9 @@ def run(config: PpoConfig, console: Console) -> dict[str, Any]:
     encoded = [Encoded(bench.renderer.prompt(p), ()) for p in loaded.rows]
     decoder = bench.trunk.plain_copy()
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 4))
-    state = build(config, bench, loaded.rows, LocalSampler(decoder, bench.renderer, policy_version="", rows=config.rows))
+    state = build(
+        config, bench, loaded.rows, LocalSampler(decoder, bench.renderer, policy_version="", rows=config.rows)
+    )
     state.extra = {"kl_coef": config.kl.coef, "run": data_hash(encoded)[:8]}
     job = Run(
         config.out,
@@ -336,7 +360,12 @@ def run(config: PpoConfig, console: Console) -> dict[str, Any]:
         headline=("objective/scores", "objective/kl", "completions/mean_length"),
     )
     rows = run_steps(job, state, state.iterate, console)
-    record = {"stage": "ppo", "base": config.model, "reward_model": config.reward_model, "iterations": len(rows)}
+    record = {
+        "stage": "ppo",
+        "base": config.model,
+        "reward_model": config.reward_model,
+        "iterations": len(rows),
+    }
     save_policy(bench, POLICY, config.out / "model", how=config.save, record=record)
     half = rows[len(rows) // 2 :]
     result = {
@@ -365,5 +394,3 @@ def build(config: PpoConfig, bench: Bench, prompts: Sequence[Prompt], sampler: L
     else:
         critic_engine = Engine(critic, config.optim)
     return Ppo(config, bench, prompts, scorer, sampler, head, Engine(policy, config.optim), critic_engine)
-
-

@@ -135,7 +135,7 @@ def _fit(
             for part in plan(encoded, config.optim.tokens_per_microbatch)
         ]
         weight = sum(c.weight for i in chosen for c in train[i][0].comparisons)
-        return engine.step(batches, loss, count=weight, progress=number / n_steps)
+        return engine.step(batches, loss, count=weight, progress=(number + 0.5) / n_steps)
 
     job = Run(
         config.out,
@@ -148,7 +148,9 @@ def _fit(
     return run_steps(job, engine, step, console)
 
 
-def pair_tensors(rows: Sequence[Compared], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def pair_tensors(
+    rows: Sequence[Compared], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Indices of the two answers among the batch's completions, P(a better), margin and weight."""
     a, b, label, margin, weight, offset = [], [], [], [], [], 0
     for row in rows:
@@ -189,7 +191,12 @@ def gather(preferences: Sequence[Preference], judgements: dict[str, Judgement]) 
         judgement = judgements.get(p.provenance[0]) if p.provenance else None
         comparisons.setdefault(p.prompt.id, []).append(
             Comparison(
-                texts.index(p.chosen), texts.index(p.rejected), 0.5 if p.tie else 1.0, p.margin, p.weight, judgement
+                texts.index(p.chosen),
+                texts.index(p.rejected),
+                0.5 if p.tie else 1.0,
+                p.margin,
+                p.weight,
+                judgement,
             )
         )
     return [Compared(Group.of(prompts[i], *answers[i]), tuple(comparisons[i])) for i in prompts]
@@ -284,5 +291,3 @@ def open_reward(name: str, bench: Bench, dtype: str) -> Scorer:
     same = base == bench.loaded.source or Path(base).resolve() == Path(bench.loaded.source).resolve()
     home = bench if same else open_bench(base, dtype)
     return load_trunk_reward(folder, home.trunk, home.hidden_size)
-
-

@@ -53,7 +53,10 @@ def run(config: SftConfig, console: Console) -> dict[str, Any]:
         chosen = [encoded[i] for i in order(len(encoded), config.batch_size, number, config.seed)]
         batches = microbatches(chosen, config.optim.tokens_per_microbatch, bench.shared)
         tokens = sum(int(b.mask_CT.sum()) for b in batches)
-        return {**engine.step(batches, loss, count=tokens, progress=number / n_steps), "tokens": tokens}
+        return {
+            **engine.step(batches, loss, count=tokens, progress=(number + 0.5) / n_steps),
+            "tokens": tokens,
+        }
 
     job = Run(
         config.out,
@@ -66,7 +69,12 @@ def run(config: SftConfig, console: Console) -> dict[str, Any]:
     rows = run_steps(job, engine, step, console)
     record = {"stage": "sft", "base": config.model, "demonstrations": len(encoded), "steps": n_steps}
     save_policy(bench, POLICY, config.out / "model", how=config.save, record=record)
-    result = {**record, "loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "model": str(config.out / "model")}
+    result = {
+        **record,
+        "loss_first": rows[0]["loss"],
+        "loss_last": rows[-1]["loss"],
+        "model": str(config.out / "model"),
+    }
     write_json(config.out / "result.json", result)
     return result
 

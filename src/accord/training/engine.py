@@ -99,7 +99,9 @@ class Engine:
         norm = float(nn.utils.clip_grad_norm_(parameters, self.optim.max_grad_norm))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NumericsError(f"the gradient's norm is {norm}; lower the learning rate, or look for a bad row")
+            raise NumericsError(
+                f"the gradient's norm is {norm}; lower the learning rate, or look for a bad row"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate_share(
                 self.optim.schedule, progress, self.optim.warmup_share

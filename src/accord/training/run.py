@@ -15,7 +15,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from accord.errors import AccordError
@@ -85,8 +92,10 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
             if done % run.checkpoint_every == 0 or done == run.steps or interrupted():
                 save(done)
             if interrupted() and done < run.steps:
-                raise Interrupted(f"{run.label}: stopped after step {done} of {run.steps} and saved; "
-                                  "run the same command again to go on")
+                raise Interrupted(
+                    f"{run.label}: stopped after step {done} of {run.steps} and saved; "
+                    "run the same command again to go on"
+                )
     return rows
 
 
