@@ -9,7 +9,8 @@ from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralFo
 from accord.data.render import Renderer
 from accord.errors import ConfigError, DataError, ModelError, NumericsError
 from accord.records import Group, Prompt, Sampling
-from accord.rollout.decoders import takes_slots
+from accord.rollout import local
+from accord.rollout.decoders import Waves, takes_slots
 from accord.rollout.local import LocalSampler, _compact
 from accord.rollout.sampler import Sampler
 from tiny import tiny_llama, tiny_tokenizer
@@ -99,6 +100,16 @@ def test_each_distinct_prompt_is_run_once():
     assert sum(rows for rows, length in seen if length > 1) == len(PROMPTS)
     assert max(rows for rows, length in seen if length == 1) == 3  # never more than asked for
     assert groups[0] == groups[3]
+
+
+def test_the_plain_decoder_keeps_to_its_rows_too(monkeypatch):
+    model, seen = tiny_llama(), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(local, "decoder_for", Waves)
+    _sampler(model, rows=3).sample(PROMPTS, 5, Sampling(max_new_tokens=6))
+    assert max(seen) == 3
 
 
 def test_progress_rises_to_the_number_of_completions():
