@@ -1,3 +1,168 @@
-"""Accord: the whole loop of reinforcement learning from human feedback in one tool."""
+"""Accord: the whole loop of reinforcement learning from human feedback in one tool.
+
+The stages are functions that take their settings by keyword (a section as a dict: `kl={"mode": "adaptive"}`),
+check them, run, and return what the command of the same name prints:
+
+    import accord
+    fitted = accord.reward(model="smollm2-135m-instruct", data="preferences.jsonl", out="work/reward")
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accord.data.datasets import load_demonstrations, load_preferences, load_prompts, load_unpaired
+    from accord.errors import AccordError
+    from accord.feedback.agreement import agreement
+    from accord.ledger.ledger import Ledger
+    from accord.models.load import LoadedModel, load_model
+    from accord.records import (
+        Completion,
+        Group,
+        Judgement,
+        Message,
+        Preference,
+        Prompt,
+        Question,
+        Sampling,
+    )
 
 __version__ = "0.1.0"
+
+# stage -> (its settings in accord.config, the module whose `run` it is)
+STAGES = {
+    "sft": ("SftConfig", "accord.stages.sft"),
+    "sample": ("SampleConfig", "accord.stages.sample"),
+    "ask": ("AskConfig", "accord.stages.ask"),
+    "reward": ("RewardConfig", "accord.stages.reward"),
+    "ppo": ("PpoConfig", "accord.stages.online"),
+    "eval": ("EvalConfig", "accord.stages.evaluate"),
+}
+
+_LAZY = {
+    **dict.fromkeys(("Completion", "Group", "Judgement", "Message"), "accord.records"),
+    **dict.fromkeys(("Preference", "Prompt", "Question", "Sampling"), "accord.records"),
+    **dict.fromkeys(("load_demonstrations", "load_preferences"), "accord.data.datasets"),
+    **dict.fromkeys(("load_prompts", "load_unpaired"), "accord.data.datasets"),
+    **dict.fromkeys(("LoadedModel", "load_model"), "accord.models.load"),
+    "AccordError": "accord.errors",
+    "Ledger": "accord.ledger.ledger",
+    "agreement": "accord.feedback.agreement",
+}
+
+__all__ = [
+    "AccordError",
+    "Completion",
+    "Group",
+    "Judgement",
+    "Ledger",
+    "LoadedModel",
+    "Message",
+    "Preference",
+    "Prompt",
+    "Question",
+    "Sampling",
+    "agreement",
+    "ask",
+    "evaluate",
+    "load_demonstrations",
+    "load_model",
+    "load_preferences",
+    "load_prompts",
+    "load_unpaired",
+    "ppo",
+    "read_samples",
+    "reward",
+    "run",
+    "sample",
+    "sft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'accord' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def sft(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Fine-tune a model on demonstrations. Settings: `accord.config.SftConfig`."""
+    return _stage("sft", settings, quiet)
+
+
+def sample(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Sample several answers per prompt. Settings: `accord.config.SampleConfig`."""
+    return _stage("sample", settings, quiet)
+
+
+def ask(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Put pairs of answers to raters. Settings: `accord.config.AskConfig`."""
+    return _stage("ask", settings, quiet)
+
+
+def reward(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Fit a reward model and grade it. Settings: `accord.config.RewardConfig`."""
+    return _stage("reward", settings, quiet)
+
+
+def ppo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by PPO. Settings: `accord.config.PpoConfig`."""
+    return _stage("ppo", settings, quiet)
+
+
+def evaluate(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Compare two policies on held-out prompts. Settings: `accord.config.EvalConfig`."""
+    return _stage("eval", settings, quiet)
+
+
+def run(file: str | Path | None = None, *, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Drive the whole loop of a run file (the quickstart's when None) and return its report.json.
+
+    `settings` (`accord.config.RunConfig`) win over the file; a section given here is laid over the file's.
+    """
+    from accord.config import RunConfig, read_config, with_overrides
+    from accord.loop import quickstart_file
+
+    values = read_config(RunConfig, Path(file or quickstart_file())).model_dump(exclude_unset=True)
+    for name, value in _plain(settings).items():
+        section = isinstance(value, dict) and isinstance(values.get(name), dict)
+        values[name] = {**values[name], **value} if section else value
+    config = with_overrides(RunConfig, "run", values)
+    loop = importlib.import_module("accord.loop.rounds")
+    report: Path = loop.run(config, _console(quiet))
+    return dict(json.loads(report.with_suffix(".json").read_text(encoding="utf-8")))
+
+
+def read_samples(path: str | Path) -> list[Group]:
+    """The groups that `sample` wrote: each a prompt with its completions."""
+    groups: list[Group] = importlib.import_module("accord.data.groups").read_groups(Path(path))
+    return groups
+
+
+def _stage(name: str, settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    from accord import config
+
+    schema_name, module = STAGES[name]
+    checked = config.with_overrides(getattr(config, schema_name), name, _plain(settings))
+    result: dict[str, Any] = importlib.import_module(module).run(checked, _console(quiet))
+    return result
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, PurePath) else v for name, v in settings.items()}
+
+
+def _console(quiet: bool) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)

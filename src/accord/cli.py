@@ -1,74 +1,99 @@
 """The commands. Nothing heavy is imported until a command needs it.
 
 Every stage takes its settings as `--config FILE.yaml`, as `--name VALUE` (nested: `--kl.coef 0.1`), or both;
-flags win. Errors that are the user's to mend are one line and exit status 2; `--debug` shows the traceback.
+flags win. Results go to stdout as JSON, progress to stderr. An error that is the user's to mend is one line
+and exit status 2 (`--debug` shows the traceback); a run stopped by Ctrl-C ends with 130.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 
-from accord import __version__
-from accord.errors import AccordError
+from accord import STAGES, __version__
+from accord.errors import AccordError, ConfigError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
+    from accord.data.datasets import Loaded
+
 app = typer.Typer(
     help="The whole loop of reinforcement learning from human feedback.",
-    no_args_is_help=True,
+    epilog="Each command has its own --help. With --debug, errors show where they came from.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HELP = ("--help", "-h")
 
-# command -> (settings, module that runs it, one line of help)
-STAGES = {
-    "sft": ("SftConfig", "sft", "Fine-tune a model on demonstrations."),
-    "sample": ("SampleConfig", "sample", "Sample several answers per prompt from a policy."),
-    "ask": ("AskConfig", "ask", "Put pairs of answers to raters: a simulated panel, or you at the terminal."),
-    "reward": ("RewardConfig", "reward", "Fit a reward model on preferences and print its report card."),
-    "ppo": ("PpoConfig", "online", "Improve a policy by PPO against a reward model."),
-    "eval": ("EvalConfig", "evaluate", "Compare two policies on held-out prompts."),
+STAGE_HELP = {
+    "sft": "Fine-tune a model on demonstrations.",
+    "sample": "Sample several answers per prompt from a policy.",
+    "ask": "Put pairs of answers to simulated raters, or to you.",
+    "reward": "Fit a reward model on preferences, and grade it.",
+    "ppo": "Improve a policy by PPO against a reward model.",
+    "eval": "Compare two policies on held-out prompts.",
 }
 
+# The base of usage errors, whether this typer carries a copy of click or uses the package.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-def main() -> None:
-    """Entry point: runs a command and turns errors into one line and a status."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point: runs a command and turns errors into one line and an exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in given
     try:
-        app(arguments, prog_name="accord", standalone_mode=False)
-    except AccordError as error:
+        status = app([a for a in given if a != "--debug"], prog_name="accord", standalone_mode=False)
+    except Exception as error:
+        line, status = _explain(error)
+        if not line:
+            raise  # a defect of Accord: the traceback is what its report needs
         if debug:
-            raise
-        _fail(str(error))
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("stopped", status=130)
-    except OSError as error:
-        if debug:
-            raise
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+            import traceback
+
+            traceback.print_exception(error)
+        print(f"accord: {line}", file=sys.stderr)
+        sys.exit(status)
+    if status == 130:  # typer's word for Ctrl-C
+        print("accord: stopped", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _fail(message: str, status: int = 2) -> None:
-    print(f"accord: {message}", file=sys.stderr)
-    sys.exit(status)
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line that says what to do, and the exit status; an empty line for what no user can mend."""
+    training = sys.modules.get("accord.training.run")  # without it nothing was there to interrupt
+    if training is not None and isinstance(error, training.Interrupted):
+        return str(error), 130
+    if isinstance(error, AccordError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, UsageError):
+        return f"{error.format_message()} `accord --help` lists the commands.", 2  # type: ignore[attr-defined]
+    if isinstance(error, typer.Abort):
+        if isinstance(error.__cause__, EOFError):
+            return "the input ended; what was answered is kept, and the same command goes on from there", 2
+        return "stopped", 130
+    # safetensors reports a full disk as an error of its own kind
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        where = getattr(error, "filename", None) or "the disk"
+        return f"{where}: no space left; make room and run the same command again", 2
+    if isinstance(error, OSError):
+        return (
+            f"{error.filename or 'the system'}: {error.strerror or error}; check the path and its rights",
+            2,
+        )
+    return "", 1
 
 
 def _console() -> Console:
@@ -77,64 +102,86 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-def _settings(schema: type[BaseModel], arguments: list[str]) -> Any:
+def print_json(value: Any) -> None:
+    """Strict JSON on stdout: NaN and infinity, which JSON does not have, become null."""
+    print(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ------------------------------------------------------------------------------------------- the stages
+
+
+def _settings(schema: type[BaseModel], arguments: Sequence[str], file: Path | None = None) -> Any:
+    """Settings from `--config FILE` (or `file`) and flags."""
     from accord.config import read_config
 
-    path: Path | None = None
     rest: list[str] = []
     queue = list(arguments)
     while queue:
         item = queue.pop(0)
-        if item == "--config" and queue:
-            path = Path(queue.pop(0))
-        elif item.startswith("--config="):
-            path = Path(item.removeprefix("--config="))
-        else:
+        name, equals, value = item.partition("=")
+        if name != "--config":
             rest.append(item)
-    return read_config(schema, path, rest)
+            continue
+        if not equals and not queue:
+            raise ConfigError("--config needs the path of a YAML file")
+        file = Path(value if equals else queue.pop(0))
+    return read_config(schema, file, rest)
 
 
-def _print_settings(command: str, text: str, schema: type[BaseModel]) -> None:
+def _print_settings(usage: str, text: str, schema: type[BaseModel]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from accord.config import describe
 
-    console = Console()
+    console = Console(highlight=False)
     console.print(
-        f"[bold]accord {command}[/bold] [--config FILE.yaml] [--name VALUE ...] [--debug]\n\n{text}\n"
+        f"[bold]accord {usage}[/bold] {escape('[--config FILE.yaml] [--name VALUE ...] [--debug]')}"
     )
-    table = Table("setting", "default", "", box=None, header_style="bold", pad_edge=False)
+    console.print(f"\n{text}\n")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("default", overflow="fold")
+    table.add_column("")
     for name, kind, default, description in describe(schema):
-        table.add_row(f"--{name}", default, description or f"[dim]{kind}")
+        table.add_row(f"--{name}", escape(default), escape(description) or f"[dim]{escape(kind)}")
     console.print(table)
 
 
-def _stage_command(name: str, schema_name: str, module: str, text: str) -> Callable[[typer.Context], None]:
+def _stage_command(name: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
-        import importlib
-
         from accord import config
 
+        schema_name, module = STAGES[name]
         schema = getattr(config, schema_name)
-        if not context.args or {"--help", "-h"} & set(context.args):
-            _print_settings(name, text, schema)
+        if not context.args or set(HELP) & set(context.args):
+            _print_settings(name, STAGE_HELP[name], schema)
             return
         settings = _settings(schema, context.args)
-        result = importlib.import_module(f"accord.stages.{module}").run(settings, _console())
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print_json(importlib.import_module(module).run(settings, _console()))
 
-    command.__doc__ = text
     return command
 
 
-for _name, (_schema, _module, _text) in STAGES.items():
-    app.command(_name, context_settings=FREE, help=_text)(_stage_command(_name, _schema, _module, _text))
+for _name, _text in STAGE_HELP.items():
+    app.command(_name, context_settings=FREE, help=_text)(_stage_command(_name))
+
+
+# --------------------------------------------------------------------------------------------- the loop
 
 
 @app.command(context_settings=FREE)
 def quickstart(context: typer.Context) -> None:
-    """One complete round of RLHF on the embedded model: about a quarter of an hour, then a report."""
+    """One round of the whole loop on the embedded model."""
     from accord.loop import quickstart_file
 
     _run_loop("quickstart", context.args, quickstart_file())
@@ -142,26 +189,28 @@ def quickstart(context: typer.Context) -> None:
 
 @app.command("run", context_settings=FREE)
 def run_file(context: typer.Context) -> None:
-    """Drive the loop of a FILE.yaml: rounds of sample, ask, reward, improve, check."""
+    """Drive the loop of a FILE.yaml, round after round."""
     arguments = list(context.args)
-    file = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("--") else None
+    file = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     _run_loop("run FILE.yaml", arguments, file)
 
 
-def _run_loop(command: str, arguments: list[str], file: Path | None) -> None:
-    from accord.config import RunConfig, read_config
+def _run_loop(usage: str, arguments: list[str], file: Path | None) -> None:
+    from accord.config import RunConfig
 
-    if {"--help", "-h"} & set(arguments) or (file is None and not arguments):
-        _print_settings(
-            command, "The whole loop; the settings of a stage are --STAGE.NAME, as in --ppo.k 8.", RunConfig
+    if set(HELP) & set(arguments) or (file is None and not arguments):
+        text = (
+            "The whole loop. A stage's settings are --STAGE.NAME, as in --ppo.k 8; `accord ppo` lists them."
         )
+        _print_settings(usage, text, RunConfig)
         return
-    settings = read_config(RunConfig, file, arguments)
+    settings = _settings(RunConfig, arguments, file)
     console = _console()
     from accord.loop.rounds import run
 
-    report = run(settings, console)
-    console.print(f"\nThe report is at [bold]{report}[/bold] (numbers: {report.with_suffix('.json')})")
+    path = run(settings, console)
+    console.print(f"\nOpen [bold]{path}[/bold] in a browser to see what happened.")
+    _print_report(path)
 
 
 @app.command()
@@ -169,35 +218,43 @@ def report(run_folder: Annotated[Path, typer.Argument(help="folder of a finished
     """Write a finished run's report again."""
     from accord.loop.rounds import rewrite_report
 
-    print(rewrite_report(run_folder))
+    _print_report(rewrite_report(run_folder))
+
+
+def _print_report(path: Path) -> None:
+    print_json({"report": str(path), "numbers": str(path.with_suffix(".json"))})
+
+
+# ------------------------------------------------------------------------------------------- the others
 
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="a model's folder, hub id, or 'embedded'")],
+    model: Annotated[str, typer.Argument(help="a model's folder, a hub id, or 'embedded'")],
     system: Annotated[str, typer.Option(help="system message")] = "",
-    temperature: float = 0.7,
-    max_new_tokens: int = 200,
-    seed: int = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 200,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same answers")] = 0,
 ) -> None:
-    """Talk to a model in the terminal (empty line or Ctrl-D to leave)."""
+    """Talk to a model in the terminal (an empty line leaves)."""
+    from rich.console import Console
+
     from accord.stages.chat import run
 
-    run(model, _console(), system=system, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    run(model, Console(), system=system, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
 
 
 @app.command()
 def agreement(
-    file: Path,
+    file: Annotated[Path, typer.Argument(help="CSV with one rating a row")],
     unit: Annotated[str, typer.Option(help="column: what was rated")],
     rater: Annotated[str, typer.Option(help="column: who rated it")],
     value: Annotated[str, typer.Option(help="column: the rating; empty cells are missing")],
     level: Annotated[str, typer.Option(help="nominal, ordinal, interval or ratio")] = "nominal",
     bootstrap: Annotated[int, typer.Option(help="resamples for the interval; 0 for none", min=0)] = 2000,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="fixes the resamples")] = 0,
 ) -> None:
-    """Krippendorff's alpha and raw agreement of a CSV file, as JSON."""
-    from accord.errors import ConfigError
+    """Krippendorff's alpha and raw agreement of a CSV file."""
     from accord.feedback import agreement as statistics
 
     levels = ("nominal", "ordinal", "interval", "ratio")
@@ -205,7 +262,9 @@ def agreement(
         raise ConfigError(f"--level {level}: unknown; it is one of {', '.join(levels)}")
     ratings = statistics.read_ratings_csv(file, unit, rater, value, level)  # type: ignore[arg-type]
     found = statistics.agreement(ratings, level=level, n_boot=bootstrap, seed=seed)  # type: ignore[arg-type]
-    print(json.dumps(found.to_json(), indent=1))
+    if found.alpha is None:
+        print(f"accord: alpha is undefined: {found.alpha_undefined_because}", file=sys.stderr)
+    print_json(found.to_json())
 
 
 @app.command()
@@ -214,13 +273,12 @@ def check(
     kind: Annotated[
         str, typer.Option(help="preferences, demonstrations, prompts or unpaired")
     ] = "preferences",
-    strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first bad row")] = False,
 ) -> None:
-    """Read a data set, count its rows, and list every row that cannot be used, with file and line."""
+    """Read data and list each row that cannot be used."""
     from accord.data import datasets
-    from accord.errors import ConfigError
 
-    loaders = {
+    loaders: dict[str, Callable[..., Loaded[Any]]] = {
         "preferences": datasets.load_preferences,
         "demonstrations": datasets.load_demonstrations,
         "prompts": datasets.load_prompts,
@@ -231,22 +289,23 @@ def check(
     loaded = loaders[kind](data, strict=strict)
     for problem in loaded.problems:
         print(f"{problem.file}:{problem.line}: {problem.what}")
-    print(loaded.summary())
+    print(f"{data}: {loaded.summary()}", file=sys.stderr)
 
 
 @app.command()
 def verify(ledger: Annotated[str, typer.Argument(help="ledger file or URL")]) -> None:
-    """Recompute every hash of a ledger and say whether anything in it was changed or lost."""
+    """Check that nothing in a ledger was changed or lost."""
     from accord.errors import LedgerError
     from accord.ledger.ledger import Ledger
 
     with Ledger.open(ledger, create=False) as store:
         found = store.verify()
-    for name, count in found.counts.items():
-        print(f"{count:8d} {name}")
+    print_json({"ok": found.ok, "problems": list(found.problems), "counts": dict(found.counts)})
     if not found.ok:
-        raise LedgerError(f"{ledger}: " + "; ".join(found.problems))
-    print("everything is as it was written")
+        raise LedgerError(
+            f"{ledger}: {len(found.problems)} things are not as they were written, first "
+            f"{found.problems[0]}; restore a backup, and find out who wrote to it"
+        )
 
 
 @app.command("fetch-model")
