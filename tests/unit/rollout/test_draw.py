@@ -92,6 +92,15 @@ def test_impossible_tokens_are_never_drawn(point, dtype):
     assert torch.isfinite(logps).all()
 
 
+def test_rounding_cannot_push_the_last_point_past_the_last_possible_token():
+    logits = torch.randn(300, 300, generator=torch.Generator().manual_seed(3)) * 2
+    logits[:, 200:] = -torch.inf  # float32 sums of a block differ from the float64 sums of its tokens
+    points = torch.full((300,), 1 - 2**-53, dtype=torch.float64)
+    tokens, logps = draw(logits, points, temperature=1.0, top_p=1.0)
+    assert tokens.max() < 200
+    assert torch.isfinite(logps).all()
+
+
 def test_logits_are_left_as_they_were():
     logits = torch.randn(3, 512, generator=torch.Generator().manual_seed(2))
     before = logits.clone()
