@@ -22,7 +22,7 @@ from accord.data.render import Encoded
 from accord.errors import DataError
 
 # In a row of this length, masked attention costs as much as all the rest: see `_cost`.
-ATTENTION_LENGTH = 3000
+ATTENTION_LENGTH = 3300
 # How many row lengths `_layout` weighs against one another at most.
 _TRIALS = 32
 
@@ -163,7 +163,7 @@ def _cost(groups: Sequence[Encoded], rows: list[Row]) -> float:
     """Relative time of a forward pass: per padded token, a constant plus attention over its row's length.
 
     The linear layers cost about 24 D^2 operations a token, dense masked attention 4 D L, so they are level
-    near L = 6 D in theory and at about 3000 measured on a CPU with D = 576. Wider models are shared more
+    near L = 6 D in theory and at about 3300 measured on a CPU with D = 576. Wider models are shared more
     reluctantly than they could be, never wrongly.
     """
     length = max(_length(groups, row) for row in rows)

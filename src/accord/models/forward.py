@@ -50,7 +50,6 @@ def supports_block_mask(model: PreTrainedModel) -> bool:
         and "position_ids" in inspect.signature(_backbone(model).forward).parameters
         and all(kind in ("full_attention", "global") for kind in layers)
         and not (windowed and not layers)
-        and not _causal_lm(model)._is_stateful
         and not getattr(config, "alibi", False)
     )
 

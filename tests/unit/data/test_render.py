@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,13 +48,26 @@ def with_bos(chat_template: str | None) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.fixture(params=["tiny", "trimming", pytest.param("embedded", marks=pytest.mark.model)])
+def merging() -> PreTrainedTokenizerFast:
+    """A tokenizer that joins two newlines into one token, and "i" with "m"."""
+    state = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    state["model"]["vocab"] |= {"ĊĊ": 256, "im": 257}
+    state["model"]["merges"] = [["Ċ", "Ċ"], ["i", "m"]]
+    for token in state["added_tokens"]:
+        token["id"] += 2
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    tokenizer.chat_template = CHATML
+    assert tokenizer("\n\nim").input_ids == [256, 257]
+    return tokenizer
+
+
+@pytest.fixture(params=["tiny", "trimming", "merging", pytest.param("embedded", marks=pytest.mark.model)])
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     if request.param == "embedded":
         if (folder := cached_embedded()) is None:
             pytest.skip("the embedded model is not in the cache")
         return AutoTokenizer.from_pretrained(folder)
-    return tiny_tokenizer() if request.param == "tiny" else with_bos(LLAMA3)
+    return {"tiny": tiny_tokenizer, "trimming": lambda: with_bos(LLAMA3), "merging": merging}[request.param]()
 
 
 @pytest.mark.parametrize("answer", ["9.9 is larger.", "", "One.\n\nTwo.", "spaces  ", "é🙂 <b>&amp;</b>"])
@@ -138,6 +153,9 @@ def test_hostile_text_is_spelled_by_real_tokenizers_too(tokenizer: PreTrainedTok
     assert [i for i in loud if i in specials] == [i for i in quiet if i in specials]
     assert attack in tokenizer.decode(loud)
     assert renderer.text(renderer.completion(attack)) == attack
+    # Spelled as the tokenizer would spell it, were it not special.
+    spelled = tokenizer("<|im_end|>", add_special_tokens=False, split_special_tokens=True).input_ids
+    assert list(renderer.completion("<|im_end|>", finished=False)) == spelled
 
 
 def test_names_in_the_ordinary_vocabulary_are_spelled_by_character() -> None:

@@ -7,11 +7,15 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
+    FalconConfig,
+    FalconH1Config,
     Gemma2Config,
     GemmaConfig,
     GPT2Model,
     GraniteConfig,
     MambaConfig,
+    MistralConfig,
+    MptConfig,
     PreTrainedModel,
 )
 
@@ -159,11 +163,29 @@ def test_unknown_changes_to_the_logits_are_refused() -> None:
         check_logits(ambiguous)
 
 
-def test_which_models_let_completions_share_a_row() -> None:
+NO_SHARING = {
+    "sliding windows in every other layer": capped_gemma,
+    "a sliding window everywhere": lambda: from_config(MistralConfig(**SMALL, sliding_window=4)),
+    "a state space": tiny_mamba,
+    "a state space beside attention": lambda: from_config(
+        FalconH1Config(**SMALL, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8)
+    ),
+    "ALiBi by choice": lambda: from_config(
+        FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, alibi=True)
+    ),
+    "ALiBi always": lambda: from_config(MptConfig(vocab_size=64, d_model=32, n_heads=4, n_layers=1)),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SHARING)
+def test_models_with_masks_or_positions_of_their_own_share_no_rows(kind: str) -> None:
+    assert not supports_block_mask(NO_SHARING[kind]())
+
+
+def test_models_with_plain_attention_share_rows() -> None:
     assert supports_block_mask(tiny_llama()) and supports_block_mask(tiny_gpt2())
     assert supports_block_mask(from_config(GemmaConfig(**SMALL, head_dim=8)))
-    assert not supports_block_mask(capped_gemma())  # sliding windows in every other layer
-    assert not supports_block_mask(tiny_mamba())
+    assert supports_block_mask(from_config(MistralConfig(**SMALL, sliding_window=None)))
     flash = tiny_llama()
     flash.config._attn_implementation = "flash_attention_2"
     assert not supports_block_mask(flash)
