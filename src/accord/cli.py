@@ -79,7 +79,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, AccordError):
         return " ".join(str(error).split()), 2
     if isinstance(error, UsageError):
-        return f"{error.format_message()} `accord --help` lists the commands.", 2  # type: ignore[attr-defined]
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "accord"  # type: ignore[attr-defined]
+        return f"{error.format_message()} See `{where} --help`.", 2  # type: ignore[attr-defined]
     if isinstance(error, typer.Abort):
         if isinstance(error.__cause__, EOFError):
             return "the input ended; what was answered is kept, and the same command goes on from there", 2

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from tiny import tiny_llama, tiny_tokenizer
 
 from accord.cli import main
+from tiny import tiny_llama, tiny_tokenizer
 
 
 @dataclass(frozen=True)

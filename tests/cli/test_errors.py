@@ -45,8 +45,8 @@ def left_over(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["frobnicate"], "No such command 'frobnicate'. `accord --help` lists the commands."),
-        (["report"], "Missing argument 'RUN_FOLDER'. `accord --help`"),
+        (["frobnicate"], "No such command 'frobnicate'. See `accord --help`."),
+        (["report"], "Missing argument 'run_folder'. See `accord report --help`."),
         (["agreement", "x.csv", "--unit", "u", "--rater", "r", "--value", "v", "--level", "cardinal"],
          "--level cardinal: unknown; it is one of nominal, ordinal, interval, ratio"),
         (["agreement", "nowhere.csv", "--unit", "u", "--rater", "r", "--value", "v"],
@@ -62,11 +62,11 @@ def left_over(out: Path) -> list[str]:
         (["ppo", "--model", "m", "--reward_model", "r", "--prompts", "p", "--out", "o", "--kl.cof", "1"],
          "--kl.cof: unknown setting; did you mean 'coef'?"),
         (["quickstart", "--method", "grpo"], "--method: input should be 'ppo', got 'grpo'"),
-        (["report", "no-such-run"], "no-such-run: no finished run here; `accord run FILE.yaml --out no-such-run`"),
+        (["report", "no-run"], "no-run: no finished run here; `accord run FILE.yaml --out no-run` makes"),
         (["verify", "no.sqlite"], "there is no ledger at no.sqlite; check the path"),
         (["sample", "--model", "./no-model", "--prompts", "PROMPTS", "--out", "s.jsonl"],
          "./no-model: no such model folder; check the path"),
-        (["ask", "--samples", "no.jsonl"], "no.jsonl: cannot be read (No such file or directory); `accord sample`"),
+        (["ask", "--samples", "no.jsonl"], "no.jsonl: cannot be read (No such file or directory); `acc"),
     ],
 )  # fmt: skip
 def test_the_message_says_what_to_do(
