@@ -131,9 +131,10 @@ def run(file: str | Path | None = None, *, quiet: bool = False, **settings: Any)
     `settings` (`accord.config.RunConfig`) win over the file; a section given here is laid over the file's.
     """
     from accord.config import RunConfig, read_config, with_overrides
-    from accord.loop import quickstart_file
 
-    values = read_config(RunConfig, Path(file or quickstart_file())).model_dump(exclude_unset=True)
+    # Imported by name, since the loop stands above modules that import this one for the version.
+    path = Path(file or importlib.import_module("accord.loop").quickstart_file())
+    values = read_config(RunConfig, path).model_dump(exclude_unset=True)
     for name, value in _plain(settings).items():
         section = isinstance(value, dict) and isinstance(values.get(name), dict)
         values[name] = {**values[name], **value} if section else value
