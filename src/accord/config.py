@@ -114,6 +114,9 @@ class RewardConfig(Stage):
     )
     margin_coef: float = Field(1.0, ge=0, description="times the row's margin, inside the sigmoid")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    probe_penalty: float | None = Field(
+        0.1, gt=0, description="ridge of the linear probe that the head starts as; null for a random head"
+    )
     center_rewards_coefficient: float = Field(0.0, ge=0)
     lora: Lora = Lora(layers=0.5)
     optim: Optim = Optim(learning_rate=3e-4, warmup_share=0.05, schedule="linear")

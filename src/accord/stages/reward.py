@@ -24,11 +24,13 @@ from accord.evaluation.intervals import Interval
 from accord.evaluation.report_card import ScoredPair, report_card
 from accord.feedback.agreement import ceiling
 from accord.ledger.ledger import Ledger
+from accord.models.forward import hidden_states
 from accord.models.heads import ScalarHead
 from accord.objectives.bradley_terry import bradley_terry_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
 from accord.records import Group, Judgement, Preference, Prompt, Terms
 from accord.rewards.learned import ADAPTER, TrunkReward, load_classifier_reward, load_trunk_reward
+from accord.rewards.probe import fit_probe, start_head
 from accord.rewards.scorer import Scorer
 from accord.stages.common import (
     Bench,
@@ -73,6 +75,8 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     kept = keep_fitting(rows, lambda r: bench.renderer.group(r.group), config.max_length, "prompts", console)
     train, held_out = split_by_prompt(kept, config.held_out, config.seed)
     reward = TrunkReward(bench.trunk, ScalarHead(bench.hidden_size, seed=mix_seed(config.seed, 3)))
+    if config.probe_penalty is not None:
+        _start_at_probe(reward, train, bench, config)
     history = _fit(config, train, reward, bench, console)
     scored = _score_all(held_out or train, reward, bench, config.optim.tokens_per_microbatch)
     shift, scale = _normalise(reward.head, scored)
@@ -91,6 +95,26 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     result = {**record, "card": card.to_json(), "model": str(config.out / "model")}
     write_json(config.out / "result.json", result)
     return result
+
+
+@torch.no_grad()
+def _start_at_probe(
+    reward: TrunkReward, train: Sequence[tuple[Compared, Encoded]], bench: Bench, config: RewardConfig
+) -> None:
+    """Start the head as a linear probe of the bare trunk (the fresh adapter changes nothing yet)."""
+    hidden: list[Tensor] = []
+    rows: list[Compared] = []
+    for part in plan([e for _, e in train], config.optim.tokens_per_microbatch):
+        batch = collate([train[i][1] for i in part], shared=bench.shared)
+        with bench.trunk.use(None) as model:
+            hidden.append(hidden_states(model, batch)[batch.last_C])
+        rows += [train[i][0] for i in part]
+    hidden_CD = torch.cat(hidden)
+    a_P, b_P, label_P, _, weight_P = pair_tensors(rows, torch.float64)
+    assert config.probe_penalty is not None
+    with torch.enable_grad():
+        weight_D = fit_probe(hidden_CD, a_P, b_P, label_P, weight_P, penalty=config.probe_penalty)
+    start_head(reward.head, weight_D, hidden_CD)
 
 
 def _fit(
