@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "seed | minutes | peak GB | agreement (alpha) | RM accuracy | ceiling | share | longer wins | PPO win rate | "
+    "seed | minutes | peak GB | agreement (alpha) | RM accuracy | ceiling | share | longer wins | "
+    "PPO win rate | "
     "best of 4 | KL (target) | reward | length | invented | ended"
 )
 
@@ -44,14 +45,24 @@ def row(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     lines = [f"| {COLUMNS} |", "|" + "---|" * len(COLUMNS.split("|"))]
     for seed in arguments.seeds:
         folder = arguments.out / f"seed-{seed}"
-        command = ["-c", "from accord.cli import main; main()", "quickstart", "--out", str(folder), "--seed", str(seed)]
+        command = [
+            "-c",
+            "from accord.cli import main; main()",
+            "quickstart",
+            "--out",
+            str(folder),
+            "--seed",
+            str(seed),
+        ]
         subprocess.run([sys.executable, *command], check=True)
         lines.append(row(json.loads((folder / "report.json").read_text())))
     table = "\n".join(lines)

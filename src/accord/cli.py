@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _explain(error: Exception) -> tuple[str, int]:
     """One line that says what to do, and the exit status; an empty line for what no user can mend."""
     training = sys.modules.get("accord.training.run")  # without it nothing was there to interrupt
-    if training is not None and isinstance(error, training.Interrupted):
+    if training is not None and isinstance(error, training.InterruptedRunError):
         return str(error), 130
     if isinstance(error, AccordError):
         return " ".join(str(error).split()), 2

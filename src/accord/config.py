@@ -129,7 +129,7 @@ class KlControl(Settings):
     coef: float = Field(0.05, ge=0, description="KL coefficient, or its first value when adaptive")
     mode: Literal["fixed", "adaptive"] = "fixed"
     target: float = Field(6.0, gt=0, description="nats per answer, when adaptive")
-    horizon: float = Field(10_000.0, gt=0, description="answers, Ziegler et al. 2019")
+    horizon: int = Field(10_000, gt=0, description="answers, Ziegler et al. 2019")
     clip: float = Field(0.2, gt=0, description="bound on the relative error in one update")
 
 

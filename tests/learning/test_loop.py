@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny import tiny_llama, tiny_tokenizer
 
 from accord.config import RunConfig, read_config
 from accord.errors import CheckpointError, ConfigError, DataError
 from accord.ledger.ledger import Ledger
 from accord.loop import quickstart_file, rounds
+from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
+NUMBERS = """
+    wall_seconds peak_rss_gb model seed agreement.alpha agreement.raw
+    reward_model.accuracy reward_model.low reward_model.high reward_model.ceiling
+    reward_model.longer_wins reward_model.n policy.win_rate_vs_sft policy.low policy.high policy.n
+    policy.kl policy.reward_before policy.reward_after policy.length_before policy.length_after
+    policy.invented_before policy.invented_after best_of_n.win_rate_vs_sft best_of_n.low best_of_n.high
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +57,14 @@ def finished(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_has_every_number(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     assert report["simulated_raters"] is True
-    for path in (
-        "wall_seconds peak_rss_gb model seed agreement.alpha agreement.raw "
-        "reward_model.accuracy reward_model.low reward_model.high reward_model.ceiling "
-        "reward_model.longer_wins reward_model.n policy.win_rate_vs_sft policy.low policy.high policy.n "
-        "policy.kl policy.reward_before policy.reward_after policy.length_before policy.length_after "
-        "policy.invented_before policy.invented_after best_of_n.win_rate_vs_sft best_of_n.low best_of_n.high"
-    ).split():
+    for path in NUMBERS.split():
         value = report
         for key in path.split("."):
             value = value[key]
         assert value is None or isinstance(value, (int, float, str)), path
-    assert 0 <= report["policy"]["low"] <= report["policy"]["win_rate_vs_sft"] <= report["policy"]["high"] <= 1
+    assert (
+        0 <= report["policy"]["low"] <= report["policy"]["win_rate_vs_sft"] <= report["policy"]["high"] <= 1
+    )
     assert math.isfinite(report["policy"]["kl"])
     assert "<html" in (finished / "report.html").read_text()
 
@@ -83,9 +86,7 @@ def test_the_second_round_judges_new_answers_too(finished: Path) -> None:
     assert first < second
 
 
-def test_what_is_done_is_not_done_again(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_done_again(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     config = settings(model, out)
 

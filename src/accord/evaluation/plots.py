@@ -44,11 +44,18 @@ def curve(rows: Rows, keys: Sequence[str], label: str, *, target: float | None =
 def whiskers(rows: Sequence[tuple[str, float, float, float]], label: str, *, reference: float) -> str:
     """Values with their intervals, one a line, against a reference."""
     figure, axes = _panel(6.4, 0.5 + 0.42 * len(rows))
-    for i, (name, value, low, high) in enumerate(reversed(rows)):
+    for i, (_, value, low, high) in enumerate(reversed(rows)):
         axes.plot([low, high], [i, i], color=ONE, linewidth=2.2, solid_capstyle="round")
         axes.plot([value], [i], "o", color=ONE, markersize=7)
-        axes.annotate(f"{value:.2f}", (value, i), textcoords="offset points", xytext=(0, 7), ha="center",
-                      fontsize=8, color=INK)
+        axes.annotate(
+            f"{value:.2f}",
+            (value, i),
+            textcoords="offset points",
+            xytext=(0, 7),
+            ha="center",
+            fontsize=8,
+            color=INK,
+        )
     axes.axvline(reference, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.3)
@@ -61,8 +68,13 @@ def bars(before: Mapping[str, float], after: Mapping[str, float], label: str) ->
     names = list(before)
     figure, axes = _panel(6.4, 0.6 + 0.3 * len(names))
     for offset, values, colour, name in ((0.2, before, TWO, "before"), (-0.2, after, ONE, "after")):
-        axes.barh([i + offset for i in range(len(names))][::-1], [values[n] for n in names], 0.36,
-                  color=colour, label=name)
+        axes.barh(
+            [i + offset for i in range(len(names))][::-1],
+            [values[n] for n in names],
+            0.36,
+            color=colour,
+            label=name,
+        )
     axes.set_yticks(range(len(names)), names[::-1])
     axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return _svg(figure, label)
@@ -74,8 +86,12 @@ def calibration(bins: Sequence[Mapping[str, Any]], label: str) -> str:
         return ""
     figure, axes = _panel(3.0, 2.6)
     axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axes.scatter([b["predicted"] for b in bins], [b["observed"] for b in bins], color=ONE,
-                 s=[12 + 2 * b["n"] ** 0.5 * 6 for b in bins])
+    axes.scatter(
+        [b["predicted"] for b in bins],
+        [b["observed"] for b in bins],
+        color=ONE,
+        s=[12 + 2 * b["n"] ** 0.5 * 6 for b in bins],
+    )
     axes.set_xlabel("how sure the model was")
     axes.set_ylabel("how often it agreed")
     axes.set_xlim(0.48, 1.02)

@@ -19,6 +19,8 @@ from markupsafe import Markup
 
 from accord.evaluation import plots
 
+Rows = Sequence[Mapping[str, float]]
+
 SHOWN = 12  # transcripts that stand open; the rest are folded
 LONGEST = 4000  # characters of an answer that are shown
 
@@ -70,7 +72,7 @@ def write_report(
     transcripts: Sequence[Mapping[str, Any]],
     out: Path,
 ) -> None:
-    """Write `out/report.json` and `out/report.html`, each atomically. Numbers that are not finite become null."""
+    """Write `out/report.json` and `out/report.html`, each atomically; what is not finite becomes null."""
     clean = _plain(report)
     _write(out / "report.json", json.dumps(clean, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     _write(out / "report.html", render(clean, curves, transcripts))
@@ -102,7 +104,9 @@ def visible(text: str) -> str:
     """`text` with control, direction and zero-width characters shown as their code, cut at LONGEST."""
     cut = text[:LONGEST]
     marks = "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Cs") and c not in "\n\t" else c
+        f"⟨U+{ord(c):04X}⟩"
+        if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Cs") and c not in "\n\t"
+        else c
         for c in cut
     )
     return marks if len(cut) == len(text) else f"{marks} … [{len(text) - LONGEST} more characters]"
@@ -120,14 +124,16 @@ def spread(ordered: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, An
     return [ordered[round(i * (len(ordered) - 1) / (n - 1))] for i in range(n)]
 
 
-def _figures(report: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Markup]:
+def _figures(
+    report: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, Markup]:
     policy, best, rm = report.get("policy"), report.get("best_of_n"), report.get("reward_model")
     wins = []
     if policy:
         wins.append(("PPO", policy["win_rate_vs_sft"], policy["low"], policy["high"]))
     if best:
         wins.append((f"best of {best['n_samples']}", best["win_rate_vs_sft"], best["low"], best["high"]))
-    last_reward = next((rows for name, rows in reversed(curves.items()) if name.endswith("reward")), [])
+    last_reward = _last(curves, "reward")
     found = {
         "wins": plots.whiskers(wins, "win rate against SFT", reference=0.5) if wins else "",
         "traits": plots.bars(policy["traits_before"], policy["traits_after"], "traits before and after")
@@ -145,7 +151,7 @@ def _figures(report: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[st
 def _ppo_panels(
     report: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> list[tuple[Markup, str]]:
-    rows = next((rows for name, rows in reversed(curves.items()) if name.endswith("ppo")), [])
+    rows = _last(curves, "ppo")
     target = (report.get("policy") or {}).get("kl_target")
     panels = []
     for keys, title, text in PPO_CURVES:
@@ -153,6 +159,12 @@ def _ppo_panels(
         if svg:
             panels.append((Markup(svg), text))
     return panels
+
+
+def _last(curves: Mapping[str, Rows], step: str) -> Rows:
+    """The metrics of the last round's step of that name."""
+    found = [rows for name, rows in curves.items() if name.endswith(step)]
+    return found[-1] if found else []
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -67,7 +67,8 @@ class Progress:
             raise CheckpointError(f"{path}: damaged ({error}); delete {config.out} to start again") from error
         if state["settings"] != settings:
             raise CheckpointError(
-                f"{config.out} holds a run with other settings; give another --out, or delete it to start again"
+                f"{config.out} holds a run with other settings; give another --out, or delete it to "
+                "start again"
             )
         return cls(path, settings, state["done"])
 

@@ -11,10 +11,11 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -104,11 +105,11 @@ class Trunk:
             return
         with self.use(name):
             for path, module in self._model.named_modules():
-                if isinstance(module, BaseTunerLayer):
-                    merged: Tensor = module.get_base_layer().weight
+                if isinstance(module, LoraLayer):
+                    merged = cast(Tensor, module.get_base_layer().weight)
                     if name is not None and name in module.lora_A:
-                        merged = merged + module.get_delta_weight(name)
-                    target.get_submodule(path).weight.copy_(merged)
+                        merged = merged + cast(Any, module).get_delta_weight(name)
+                    cast(Tensor, target.get_submodule(path).weight).copy_(merged)
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:
@@ -125,7 +126,7 @@ def _lora_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
     first = n_layers - max(1, round(lora.layers * n_layers)) if n_layers else 0
     return LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=0.0,
         target_modules=_linear_names(model),
         layers_to_transform=list(range(first, n_layers)) if first > 0 else None,

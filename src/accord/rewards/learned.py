@@ -105,7 +105,8 @@ def load_classifier_reward(folder: str) -> ClassifierReward:
         raise ModelError(f"{folder}: not readable as a reward model ({error})") from error
     if config_labels != 1:
         raise ModelError(
-            f"{folder}: this classifier has {config_labels} outputs; a reward model has exactly one (num_labels = 1)"
+            f"{folder}: this classifier has {config_labels} outputs; a reward model has exactly one "
+            "(num_labels = 1)"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -58,8 +58,8 @@ def keep_fitting(
     kept = [(r, e) for r, e in encoded if len(e.prompt_ids) + max(map(len, e.completion_ids)) <= max_length]
     if len(kept) < len(rows):
         console.print(
-            f"[yellow]{len(rows) - len(kept)} of {len(rows)} {what} are longer than max_length = {max_length} "
-            "tokens and are left out; raise it to use them"
+            f"[yellow]{len(rows) - len(kept)} of {len(rows)} {what} are longer than max_length = "
+            f"{max_length} tokens and are left out; raise it to use them"
         )
     if not kept:
         raise DataError(f"all {len(rows)} {what} are longer than max_length = {max_length} tokens; raise it")
@@ -84,7 +84,7 @@ def order(n: int, size: int, step: int, seed: int) -> list[int]:
 
     A pure function of its arguments, so a resumed run needs no iterator state.
     """
-    found = []
+    found: list[tuple[int, int]] = []
     for position in range(step * size, (step + 1) * size):
         epoch, offset = divmod(position, n)
         if offset == 0 or not found or found[-1][0] != epoch:
@@ -104,7 +104,8 @@ mix_seed = _mix
 def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[str, Any]) -> None:
     """Write the trained policy to `out` as a plain Hugging Face folder ("merged") or a peft one ("adapter").
 
-    `record` becomes accord.json there: what the model was made from. The folder appears at once or not at all.
+    `record` becomes accord.json there: what the model was made from. The folder appears at once or not
+    at all.
     """
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -169,7 +169,7 @@ def describe(
     answers: Sequence[Completion],
     scores: Sequence[float],
 ) -> dict[str, Any]:
-    """What the answers are like: reward, length, invention, repetition, whether they end, mean of each trait."""
+    """What the answers are like: reward, length, invention, repetition, whether they end, mean traits."""
     traits = [scenario.traits(p, a) for p, a in zip(prompts, answers, strict=True)]
     ids = [p.id for p in prompts]
     invented = share([float(t["invented"] > 0) for t in traits], ids)

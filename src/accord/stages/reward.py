@@ -266,7 +266,7 @@ def _scored_pairs(row: Compared, scores_C: Tensor) -> list[ScoredPair]:
         strength = 0 if c.label == 0.5 else max(1, round(c.margin))
         first = 0
         if c.judgement is not None:
-            # In the ledger's frame slot 0 is whichever stood first in the item; here `a` is the preferred one.
+            # In the ledger slot 0 is whichever stood first in the item; here `a` is the preferred one.
             preferred_slot = 0 if c.judgement.strength >= 0 else 1
             first = 0 if c.judgement.shown[0] == preferred_slot else 1
         pairs.append(
@@ -289,7 +289,7 @@ def _ceiling(rows: Sequence[Compared]) -> Interval | None:
     """The best accuracy that the raters' own agreement allows; None where no pair was judged twice."""
     judgements = [c.judgement for row in rows for c in row.comparisons if c.judgement is not None]
     found = ceiling(judgements) if judgements else None
-    if found is None or found.value is None:
+    if found is None or found.value is None or found.low is None or found.high is None:
         return None
     return Interval(found.value, found.low, found.high, found.n_pairs)
 

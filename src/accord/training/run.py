@@ -40,7 +40,7 @@ class Resumable(Protocol):
     def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None: ...
 
 
-class Interrupted(AccordError):
+class InterruptedRunError(AccordError):
     """Ctrl-C (or SIGTERM): the run was saved and can be resumed by the same command."""
 
 
@@ -59,9 +59,10 @@ class Run:
 def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], console: Console) -> list[Metrics]:
     """Call `step(0) ... step(run.steps - 1)`, going on after the newest checkpoint if there is one.
 
-    Every step must be a function of its number and `state` alone: then a resumed run is bit-identical to one that was never stopped. Returns all metrics, also those before the resume.
+    Every step must be a function of its number and `state` alone: then a resumed run is bit-identical to
+    one that was never stopped. Returns all metrics, also those before the resume.
 
-    Raises Interrupted after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
+    Raises InterruptedRunError after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
     """
     folder, log = run.folder / "checkpoints", run.folder / "metrics.jsonl"
     checkpoint = load_checkpoint(folder, run.fingerprint)
@@ -92,7 +93,7 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
             if done % run.checkpoint_every == 0 or done == run.steps or interrupted():
                 save(done)
             if interrupted() and done < run.steps:
-                raise Interrupted(
+                raise InterruptedRunError(
                     f"{run.label}: stopped after step {done} of {run.steps} and saved; "
                     "run the same command again to go on"
                 )
