@@ -1,0 +1,140 @@
+"""One trunk, many adapters: none disturbs another, and the trunk never changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import tiny_gpt2, tiny_llama
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from accord.config import Lora
+from accord.errors import ModelError
+from accord.models.adapters import Trunk
+
+IDS = torch.tensor([[5, 9, 200, 31, 77]])
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def disturb(trunk: Trunk, name: str, seed: int = 1) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trunk.parameters(name).values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_a_fresh_adapter_changes_nothing(make: object) -> None:
+    model = make()  # type: ignore[operator]
+    before = logits(model)
+    trunk = Trunk(model)
+    trunk.add("policy", Lora(r=4), seed=0)
+    with trunk.use("policy") as seen:
+        assert torch.equal(logits(seen), before)
+
+
+def test_adapters_do_not_disturb_each_other_or_the_trunk() -> None:
+    trunk = Trunk(tiny_llama())
+    with trunk.use(None) as seen:
+        bare = logits(seen)
+    trunk.add("policy", Lora(r=4), seed=0)
+    trunk.add("reward", Lora(r=4), seed=1)
+    disturb(trunk, "policy")
+    with trunk.use("policy") as seen:
+        policy = logits(seen)
+    assert not torch.allclose(policy, bare)
+    with trunk.use("reward") as seen:
+        assert torch.equal(logits(seen), bare)
+    disturb(trunk, "reward", seed=2)
+    with trunk.use("policy") as seen:
+        assert torch.equal(logits(seen), policy)
+    with trunk.use(None) as seen:
+        assert torch.equal(logits(seen), bare)
+
+
+def test_gradients_flow_only_into_the_adapter_in_use() -> None:
+    trunk = Trunk(tiny_llama())
+    trunk.add("policy", Lora(r=4), seed=0)
+    trunk.add("reward", Lora(r=4), seed=1)
+    disturb(trunk, "reward")
+    with trunk.use("policy") as seen:
+        seen(IDS).logits.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trunk.parameters("policy").values())
+    assert all(p.grad is None for p in trunk.parameters("reward").values())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_a_merged_copy_equals_the_adapter_and_the_trunk_stays(dtype: torch.dtype, tolerance: float) -> None:
+    model = tiny_llama().to(dtype)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    trunk = Trunk(model)
+    decoder = trunk.plain_copy()
+    trunk.add("policy", Lora(r=4), seed=0)
+    for seed in range(3):
+        disturb(trunk, "policy", seed)
+        trunk.write_merged("policy", decoder)
+        with trunk.use("policy") as seen:
+            torch.testing.assert_close(logits(decoder), logits(seen), rtol=0, atol=tolerance)
+    trunk.write_merged(None, decoder)
+    assert all(torch.equal(v, weights[k]) for k, v in decoder.state_dict().items())
+
+
+def test_layers_from_the_top() -> None:
+    trunk = Trunk(tiny_llama(layers=4))
+    trunk.add("policy", Lora(r=4, layers=0.5), seed=0)
+    assert {name.split(".")[2] for name in trunk.parameters("policy")} == {"2", "3"}
+
+
+def test_the_output_layer_gets_no_adapter() -> None:
+    trunk = Trunk(tiny_llama())
+    trunk.add("policy", Lora(r=4), seed=0)
+    assert not any("lm_head" in name for name in trunk.parameters("policy"))
+
+
+def test_a_saved_adapter_is_a_plain_peft_folder(tmp_path: Path) -> None:
+    trunk = Trunk(tiny_llama())
+    trunk.add("reward", Lora(r=4), seed=0)
+    disturb(trunk, "reward")
+    trunk.save_adapter("reward", tmp_path)
+    with trunk.use("reward") as seen:
+        expected = logits(seen)
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny_llama(), str(tmp_path))), expected)
+    again = Trunk(tiny_llama())
+    again.add("policy", Lora(r=2), seed=5)
+    again.load("reward", tmp_path)
+    with again.use("reward") as seen:
+        assert torch.equal(logits(seen), expected)
+
+
+def test_full_fine_tuning_is_a_copy_under_the_same_name() -> None:
+    model = tiny_llama()
+    bare = logits(model)
+    trunk = Trunk(model)
+    decoder = trunk.plain_copy()
+    trunk.add("policy", None, seed=0)
+    disturb(trunk, "policy")
+    with trunk.use("policy") as seen:
+        policy = logits(seen)
+    assert not torch.allclose(policy, bare)
+    with trunk.use(None) as seen:
+        assert torch.equal(logits(seen), bare)
+    trunk.write_merged("policy", decoder)
+    assert torch.equal(logits(decoder), policy)
+
+
+def test_unknown_adapters_and_late_copies_are_errors(tmp_path: Path) -> None:
+    trunk = Trunk(tiny_llama())
+    with pytest.raises(ModelError, match="no adapter named 'policy'"), trunk.use("policy"):
+        pass
+    trunk.add("policy", Lora(r=4), seed=0)
+    with pytest.raises(ModelError, match="before adapters are added"):
+        trunk.plain_copy()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        trunk.load("reward", tmp_path)
