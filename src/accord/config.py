@@ -89,7 +89,7 @@ class AskConfig(Settings):
     ledger: str = "ledger.sqlite"
     raters: Literal["panel", "me"] = "panel"
     scenario: str = Field("shop", description="whose rubric the simulated raters follow")
-    release: str = Field("latest", description="name of the snapshot that is made at the end")
+    release: str | None = Field(None, description="name of the snapshot made at the end; default: the time")
     panel_size: int = Field(6, gt=0)
     overlap: int = Field(1, gt=0, description="raters per pair")
     overlap_share: float = Field(0.25, ge=0, le=1, description="share of pairs that get three raters")

@@ -144,13 +144,14 @@ class Preference:
     provenance: tuple[str, ...] = ()  # judgement ids, or "file:line"
 
     def to_row(self) -> dict[str, Any]:
-        return {
+        row = {
             "prompt": [asdict(m) for m in self.prompt.messages],
             "chosen": [{"role": "assistant", "content": self.chosen}],
             "rejected": [{"role": "assistant", "content": self.rejected}],
             "margin": self.margin,
             "weight": self.weight,
         }
+        return {**row, "tie": True} if self.tie else row
 
 
 @dataclass(frozen=True)

@@ -225,3 +225,20 @@ def test_what_was_answered_is_kept_when_the_input_ends_and_asking_goes_on(
     assert "what was answered is kept" in cut.err.splitlines()[-1]
     rest = ask_me(accord, samples, "1\n1\n1\n", monkeypatch, "first")
     assert rest.json["judgements"] >= 4, "the question that was on the screen may still be held"
+
+
+@pytest.mark.parametrize("n_bad", [2, 25])
+def test_a_run_names_the_rows_that_it_left_out(
+    accord: Any, model: Path, demonstrations: Path, tmp_path: Path, n_bad: int
+) -> None:
+    with demonstrations.open("a") as file:
+        file.write('{"prompt": "[red]Hi", "completion": ""}\n' * n_bad)
+    outcome = accord(
+        "sft", "--model", model, "--data", demonstrations, "--out", tmp_path / "o", "--epochs", 1
+    )
+    assert outcome.status == 0
+    named = [line for line in outcome.err.splitlines() if line.startswith(f"  {demonstrations}:")]
+    assert named[0] == f"  {demonstrations}:5: completion is empty"
+    assert len(named) == min(n_bad, 20)
+    more = f"and 5 more; `accord check {demonstrations} --kind demonstrations` lists them all"
+    assert (more in outcome.err) == (n_bad == 25)

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tiny import tiny_llama, tiny_tokenizer
 
 PREFERENCES = [
-    {"prompt": f"Say {i}.", "chosen": f"{i}! " + "yes " * (i % 4 + 1), "rejected": f"no {i}"} for i in range(24)
+    {"prompt": f"Say {i}.", "chosen": f"{i}! " + "yes " * (i % 4 + 1), "rejected": f"no {i}"}
+    for i in range(24)
 ]
 OPTIM = ["--optim.learning_rate", "1e-2"]
 STEPS = {

@@ -17,12 +17,16 @@ def write_groups(path: Path, groups: Iterable[Group]) -> None:
     """Write groups as JSONL, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        for group in groups:
-            file.write(json.dumps(asdict(group), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for group in groups:
+                file.write(json.dumps(asdict(group), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_groups(path: Path) -> list[Group]:

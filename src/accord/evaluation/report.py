@@ -41,7 +41,7 @@ PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("objective/entropy",),
         "entropy, nats per answer",
-        "How varied the answers still are. A fall towards 0 means that the policy says the same to everybody.",
+        "How varied the answers still are. A fall towards 0: the policy says the same to everybody.",
     ),
     (
         ("loss/value_avg",),

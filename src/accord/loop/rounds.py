@@ -77,11 +77,11 @@ class Progress:
         if name in self.done:
             return self.done[name]
         console.rule(f"[bold]{name}", align="left")
-        began = time.perf_counter()
+        before, began = self.spent(name), time.perf_counter()
         result = work()
         self.done[name] = {
             **result,
-            "seconds": self.spent(name) + time.perf_counter() - began,
+            "seconds": before + time.perf_counter() - began,
             "peak_rss_gb": peak_rss_gb(),
         }
         write_atomically(self.path, json.dumps({"settings": self.settings, "done": self.done}, indent=1))

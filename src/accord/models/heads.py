@@ -22,12 +22,13 @@ class ScalarHead(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """A two-layer head for the critic. Its output layer starts at zero, so the first value is `start`:
-    0, or the reward model's own head (N+: the critic begins as the reward model)."""
+    """A two-layer head for the critic. Its output layer starts at zero, and so do the values.
 
-    def __init__(
-        self, hidden_size: int, *, start: ScalarHead | None = None, width: int = 256, seed: int = 0
-    ) -> None:
+    N+ starts the critic as the reward model. That helps when the whole model is trained on; on frozen
+    features the reward head, made for the last token, reads nonsense from the others (see docs/decisions.md).
+    """
+
+    def __init__(self, hidden_size: int, *, width: int = 256, seed: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.inner = nn.Linear(hidden_size, width)
@@ -38,8 +39,7 @@ class ValueHead(nn.Module):
             self.inner.bias.zero_()
             self.outer.weight.zero_()
             self.outer.bias.zero_()
-        self.start = start
 
     def forward(self, hidden_FD: Tensor) -> Tensor:
         value_F: Tensor = self.outer(torch.tanh(self.inner(self.norm(hidden_FD)))).squeeze(-1)
-        return value_F if self.start is None else value_F + self.start(hidden_FD)
+        return value_F

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def run(config: AskConfig, console: Console) -> dict[str, Any]:
             ask_panel(ledger, raters, scenario, guideline, config.seed, console)
         else:
             ask_person(ledger, guideline, scenario.guideline, console)
-        release = ledger.release(config.release)
+        release = ledger.release(config.release or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
         judgements = ledger.release_judgements(release.name)
         if config.out is not None:
             rows = (json.dumps(p.to_row(), ensure_ascii=False) for p in ledger.preferences(release.name))

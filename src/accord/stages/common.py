@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +16,9 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel
 from rich.console import Console
+from safetensors import SafetensorError
 
+from accord.data.datasets import Loaded
 from accord.data.render import Encoded, Renderer
 from accord.errors import DataError, ModelError
 from accord.models.adapters import Trunk
@@ -25,6 +29,7 @@ from accord.records import content_hash
 from accord.training.checkpoint import write_atomically
 
 T = TypeVar("T")
+SHOWN = 20  # bad rows that are listed before the rest is only counted
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ def open_bench(model: str, dtype: str) -> Bench:
     gc.collect()  # the last stage's model may still wait in a reference cycle
     loaded = load_model(model, dtype=dtype)
     return Bench(loaded, Trunk(loaded.model), Renderer(loaded.tokenizer), supports_block_mask(loaded.model))
+
+
+def announce(loaded: Loaded[Any], kind: str, console: Console) -> None:
+    """Say how many rows are used, and name every row that is not (the first 20) with its place and reason."""
+    lines = [loaded.summary(), *(f"  {p.file}:{p.line}: {p.what}" for p in loaded.problems[:SHOWN])]
+    if len(loaded.problems) > SHOWN:
+        more = len(loaded.problems) - SHOWN
+        lines.append(f"  and {more:,} more; `accord check {loaded.source} --kind {kind}` lists them all")
+    for line in lines:  # rows are other people's text: no markup, and no wrapping inside a path
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def keep_fitting(
@@ -107,31 +122,49 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     `record` becomes accord.json there: what the model was made from. The folder appears at once or not
     at all.
     """
+    with new_folder(out) as folder, quietly():
+        if how == "adapter":
+            bench.trunk.save_adapter(name, folder)
+        else:
+            dtype = str(bench.loaded.model.dtype).removeprefix("torch.")
+            merged = load_model(bench.loaded.source, dtype=dtype).model
+            bench.trunk.write_merged(name, merged)
+            merged.save_pretrained(folder)
+        bench.loaded.tokenizer.save_pretrained(folder)
+        (folder / "accord.json").write_text(json.dumps(record, indent=1))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends well and vanishes when it does not.
+
+    Raises ModelError when the disk refuses.
+    """
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        with quietly():
-            if how == "adapter":
-                bench.trunk.save_adapter(name, temporary)
-            else:
-                dtype = str(bench.loaded.model.dtype).removeprefix("torch.")
-                merged = load_model(bench.loaded.source, dtype=dtype).model
-                bench.trunk.write_merged(name, merged)
-                merged.save_pretrained(temporary)
-            bench.loaded.tokenizer.save_pretrained(temporary)
-        (temporary / "accord.json").write_text(json.dumps(record, indent=1))
+        temporary.mkdir(parents=True)
+        yield temporary
         shutil.rmtree(out, ignore_errors=True)
         temporary.replace(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{out}: could not be written ({error}); make room and run again") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ModelError(
-            f"{out}: the model could not be written ({error}); make room and run again"
-        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Strict JSON, atomically: numbers that are not finite become null."""
+    write_atomically(path, json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """`value` with None in place of NaN and infinities, at any depth."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(folder: Path) -> dict[str, Any]:

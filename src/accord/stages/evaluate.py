@@ -24,7 +24,7 @@ from accord.rollout.local import LocalSampler
 from accord.scenarios import load_scenario
 from accord.scenarios.shop import Scenario
 from accord.stages.ask import known_prompt
-from accord.stages.common import Bench, open_bench, write_json
+from accord.stages.common import Bench, announce, open_bench, write_json
 from accord.stages.reward import open_reward
 from accord.stages.sample import policy_version
 from accord.training.run import counting
@@ -34,7 +34,9 @@ TOKENS = 2048  # per forward pass; no gradients here
 
 def run(config: EvalConfig, console: Console) -> dict[str, Any]:
     """Write `out/result.json` (every number with its interval) and `out/transcripts.json`."""
-    prompts = load_prompts(config.prompts).rows
+    loaded = load_prompts(config.prompts)
+    announce(loaded, "prompts", console)
+    prompts = loaded.rows
     scenario = load_scenario(config.scenario)
     known = {p.id: p for p in (*scenario.train_prompts, *scenario.heldout_prompts)}
     tagged = [known_prompt(p, known, scenario.name) for p in prompts]

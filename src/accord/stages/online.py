@@ -40,11 +40,11 @@ from accord.objectives.ppo import (
     whiten,
 )
 from accord.records import Group, Prompt, Sampling, Terms
-from accord.rewards.learned import TrunkReward
 from accord.rewards.scorer import Scorer
 from accord.rollout.local import LocalSampler
 from accord.stages.common import (
     Bench,
+    announce,
     data_hash,
     fingerprint,
     mix_seed,
@@ -217,8 +217,8 @@ class Ppo:
         error, mean, square = (
             metrics.get(k, 0.0) for k in ("val/error", "returns/mean", "returns/mean_square")
         )
-        metrics["val/explained_variance"] = explained_variance(error, mean, square)
-        return metrics
+        explained = explained_variance(error, mean, square)
+        return metrics | ({"val/explained_variance": explained} if math.isfinite(explained) else {})
 
     def policy_terms(self, part: Part, rollouts: Rollouts) -> Terms:
         hidden_FD, logps_CT = self.logps(POLICY, part.batch)
@@ -342,7 +342,7 @@ def summarise(rollouts: Rollouts, kl_coef: float) -> Metrics:
 def run(config: PpoConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl`, `out/result.json`."""
     loaded = load_prompts(config.prompts)
-    console.print(loaded.summary())
+    announce(loaded, "prompts", console)
     bench = open_bench(config.model, config.dtype)
     encoded = [Encoded(bench.renderer.prompt(p), ()) for p in loaded.rows]
     decoder = bench.trunk.plain_copy()
@@ -383,11 +383,9 @@ def run(config: PpoConfig, console: Console) -> dict[str, Any]:
 def build(config: PpoConfig, bench: Bench, prompts: Sequence[Prompt], sampler: LocalSampler) -> Ppo:
     """Reward model, critic and engines around a bench whose policy adapter is there."""
     scorer = open_reward(config.reward_model, bench, config.dtype)
-    start = scorer.head if config.critic == "reward" and isinstance(scorer, TrunkReward) else None
-    head = ValueHead(bench.hidden_size, start=start, seed=mix_seed(config.seed, 5))
-    trainable = {n: p for n, p in head.named_parameters() if p.requires_grad}
+    head = ValueHead(bench.hidden_size, seed=mix_seed(config.seed, 5))
     policy = {POLICY: ParameterGroup(bench.trunk.parameters(POLICY), config.optim.learning_rate)}
-    critic = {"critic": ParameterGroup(trainable, config.critic_learning_rate)}
+    critic = {"critic": ParameterGroup(dict(head.named_parameters()), config.critic_learning_rate)}
     critic_engine = None
     if config.critic == "policy":
         policy |= critic

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from accord.config import RewardConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_preferences
 from accord.data.render import Encoded
+from accord.errors import ModelError
 from accord.evaluation.intervals import Interval
 from accord.evaluation.report_card import ScoredPair, report_card
 from accord.feedback.agreement import ceiling
@@ -34,10 +34,12 @@ from accord.rewards.probe import fit_probe, start_head
 from accord.rewards.scorer import Scorer
 from accord.stages.common import (
     Bench,
+    announce,
     data_hash,
     fingerprint,
     keep_fitting,
     mix_seed,
+    new_folder,
     open_bench,
     order,
     read_record,
@@ -84,7 +86,7 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     card = report_card(pairs, ceiling=_ceiling(rows), seed=config.seed)
     record = {
         "stage": "reward",
-        "base": str(Path(config.model).resolve()) if Path(config.model).exists() else config.model,
+        "base": bench.loaded.source,
         "data": config.data,
         "prompts": len(train),
         "comparisons": sum(len(r.comparisons) for r, _ in train),
@@ -197,7 +199,7 @@ def read_compared(source: str, strict: bool, console: Console) -> list[Compared]
             judgements = {j.id: j for j in ledger.release_judgements(release)}
             return gather(ledger.preferences(release), judgements)
     loaded = load_preferences(source, strict=strict)
-    console.print(loaded.summary())
+    announce(loaded, "preferences", console)
     return gather(loaded.rows, {})
 
 
@@ -294,15 +296,11 @@ def _ceiling(rows: Sequence[Compared]) -> Interval | None:
     return Interval(found.value, found.low, found.high, found.n_pairs)
 
 
-def _save(reward: TrunkReward, bench: Bench, folder: Path, record: dict[str, Any]) -> None:
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    reward.save(temporary)
-    bench.loaded.tokenizer.save_pretrained(temporary)
-    (temporary / "accord.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+def _save(reward: TrunkReward, bench: Bench, out: Path, record: dict[str, Any]) -> None:
+    with new_folder(out) as folder:
+        reward.save(folder)
+        bench.loaded.tokenizer.save_pretrained(folder)
+        (folder / "accord.json").write_text(json.dumps(record, indent=1))
 
 
 def open_reward(name: str, bench: Bench, dtype: str) -> Scorer:
@@ -311,7 +309,13 @@ def open_reward(name: str, bench: Bench, dtype: str) -> Scorer:
     record = read_record(folder)
     if record.get("stage") != "reward":
         return load_classifier_reward(name)
-    base = record["base"]
-    same = base == bench.loaded.source or Path(base).resolve() == Path(bench.loaded.source).resolve()
-    home = bench if same else open_bench(base, dtype)
+    base = str(record["base"])
+    if base == bench.loaded.source:
+        return load_trunk_reward(folder, bench.trunk, bench.hidden_size)
+    home = open_bench(base, dtype)
+    if home.loaded.tokenizer.get_vocab() != bench.loaded.tokenizer.get_vocab():
+        raise ModelError(
+            f"{name}: this reward model's base {base} has another tokenizer than {bench.loaded.name}; "
+            "train one on the policy's own model, or give a Hugging Face classifier"
+        )
     return load_trunk_reward(folder, home.trunk, home.hidden_size)

@@ -14,13 +14,14 @@ from accord.data.render import Renderer
 from accord.models.load import load_model, weights_sha256
 from accord.records import Sampling
 from accord.rollout.local import LocalSampler
+from accord.stages.common import announce
 from accord.training.run import counting
 
 
 def run(config: SampleConfig, console: Console) -> dict[str, Any]:
     """Write `out` (JSONL, one group a line), atomically, and return counts."""
     loaded = load_prompts(config.prompts, limit=config.limit)
-    console.print(loaded.summary())
+    announce(loaded, "prompts", console)
     model = load_model(config.model, dtype=config.dtype)
     version = policy_version(config.model, model.source)
     sampler = LocalSampler(model.model, Renderer(model.tokenizer), policy_version=version, rows=config.rows)

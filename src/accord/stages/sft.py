@@ -15,6 +15,7 @@ from accord.models.forward import hidden_states, token_logps
 from accord.objectives.sft import nll
 from accord.records import Group, Terms
 from accord.stages.common import (
+    announce,
     data_hash,
     fingerprint,
     keep_fitting,
@@ -33,7 +34,7 @@ POLICY = "policy"
 def run(config: SftConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl` and `out/result.json`."""
     loaded = load_demonstrations(config.data, strict=config.strict)
-    console.print(loaded.summary())
+    announce(loaded, "demonstrations", console)
     bench = open_bench(config.model, config.dtype)
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 1))
     kept = keep_fitting(loaded.rows, bench.renderer.group, config.max_length, "demonstrations", console)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny import tiny_gpt2, tiny_llama
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from accord.config import Lora
 from accord.errors import ModelError
 from accord.models.adapters import Trunk
+from tiny import tiny_gpt2, tiny_llama
 
 IDS = torch.tensor([[5, 9, 200, 31, 77]])
 

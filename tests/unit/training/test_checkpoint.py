@@ -54,7 +54,7 @@ def test_damage_is_noticed(tmp_path: Path, name: str) -> None:
         load_checkpoint(tmp_path, "run-1")
 
 
-def test_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 
     def full(*_: object) -> None:

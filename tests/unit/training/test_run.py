@@ -79,7 +79,7 @@ def test_ctrl_c_saves_at_once(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return state.step(number)
 
-    with pytest.raises(InterruptedRunError, match=r"stopped after step 5 of 7 and saved; run the same command"):
+    with pytest.raises(InterruptedRunError, match=r"after step 5 of 7 and saved; run the same command"):
         run_steps(job(tmp_path), state, step, QUIET)
     again = Counter()
     run_steps(job(tmp_path), again, again.step, QUIET)
