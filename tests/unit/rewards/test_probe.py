@@ -1,0 +1,52 @@
+"""The linear probe: the optimum of a convex problem, found."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from accord.models.heads import ScalarHead
+from accord.rewards.probe import fit_probe, start_head
+
+GENERATOR = torch.Generator().manual_seed(0)
+HIDDEN_CD = torch.randn(60, 5, dtype=torch.float64, generator=GENERATOR) * torch.tensor(
+    [1.0, 5.0, 0.1, 2.0, 1.0]
+)
+TRUE_D = torch.tensor([1.0, -0.4, 6.0, 0.0, 0.5], dtype=torch.float64)
+A_P = torch.randint(60, (4000,), generator=GENERATOR)
+B_P = torch.randint(60, (4000,), generator=GENERATOR)
+P_P = torch.sigmoid((HIDDEN_CD[A_P] - HIDDEN_CD[B_P]) @ TRUE_D)
+ONES_P = torch.ones(4000)
+
+
+def test_the_population_optimum_is_the_true_reward() -> None:
+    found = fit_probe(HIDDEN_CD, A_P, B_P, P_P, ONES_P, penalty=1e-9)
+    torch.testing.assert_close(found.double(), TRUE_D, rtol=1e-3, atol=1e-3)
+
+
+def test_the_gradient_is_zero_at_the_ridge_optimum() -> None:
+    penalty = 0.05
+    scale_D = HIDDEN_CD.std(0)
+    found = fit_probe(HIDDEN_CD, A_P, B_P, P_P, ONES_P, penalty=penalty).double() * scale_D
+    found.requires_grad_()
+    margin_P = (HIDDEN_CD[A_P] - HIDDEN_CD[B_P]) / scale_D @ found
+    loss = (
+        P_P * softplus(-margin_P) + (1 - P_P) * softplus(margin_P)
+    ).mean() + penalty * found.square().sum()
+    (gradient,) = torch.autograd.grad(loss, found)
+    assert float(gradient.abs().max()) < 1e-5
+
+
+def test_a_weight_of_two_is_the_row_twice() -> None:
+    twice = fit_probe(HIDDEN_CD, A_P[:50], B_P[:50], P_P[:50], 1.0 + (torch.arange(50) < 10), penalty=0.1)
+    rows = torch.cat([torch.arange(50), torch.arange(10)])
+    repeated = fit_probe(HIDDEN_CD, A_P[rows], B_P[rows], P_P[rows], torch.ones(60), penalty=0.1)
+    torch.testing.assert_close(twice, repeated, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_starts_there_with_mean_zero() -> None:
+    head = ScalarHead(5)
+    start_head(head, TRUE_D.float(), HIDDEN_CD.float())
+    scores_C = head(HIDDEN_CD.float())
+    assert abs(float(scores_C.mean())) < 1e-5
+    torch.testing.assert_close(head.weight.detach(), TRUE_D.float())
