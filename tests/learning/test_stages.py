@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny import tiny_llama, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from accord.config import PpoConfig, RewardConfig, SampleConfig, SftConfig
@@ -21,6 +20,7 @@ from accord.records import Group, Preference, Prompt
 from accord.rewards.learned import load_classifier_reward
 from accord.stages import online, reward, sample, sft
 from accord.stages.reward import gather
+from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
 
