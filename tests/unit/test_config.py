@@ -58,7 +58,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest_known_one(tmp_path: Path)
         (["--gamma", "1.5"], r"--gamma: .*less than or equal to 1, got 1.5"),
         (["--iterations", "ten"], r"--iterations: .*integer.*got 'ten'"),
         (["--kl.mode", "loose"], r"--kl.mode: .*'fixed' or 'adaptive', got 'loose'"),
-        (["--gamma.x", "1", "--gamma", "1"], r"--gamma"),
+        (["--gamma", "1", "--gamma.x", "1"], r"--gamma.x: gamma is a single value, not a section"),
         (["stray"], r"unexpected argument 'stray'"),
     ],
 )

@@ -30,6 +30,7 @@ class Trunk:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model.requires_grad_(False)
+        self._linear = _linear_names(model)  # before adapters put linear layers of their own inside
         self._peft: PeftModel | None = None
         self._full: dict[str, PreTrainedModel] = {}
 
@@ -44,7 +45,7 @@ class Trunk:
         if lora is None:
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
-        config = _lora_config(self._model, lora)
+        config = _lora_config(self._model, lora, self._linear)
         with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(seed)
             if self._peft is None:
@@ -57,10 +58,11 @@ class Trunk:
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter that `save` (or peft) wrote."""
         try:
-            if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self._model, str(folder), adapter_name=name)
-            else:
-                self._peft.load_adapter(str(folder), adapter_name=name)
+            with quietly():
+                if self._peft is None:
+                    self._peft = PeftModel.from_pretrained(self._model, str(folder), adapter_name=name)
+                else:
+                    self._peft.load_adapter(str(folder), adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{folder}: the adapter cannot be loaded on this model ({error})") from error
 
@@ -121,14 +123,14 @@ def _linear_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def _lora_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
+def _lora_config(model: PreTrainedModel, lora: Lora, names: list[str]) -> LoraConfig:
     n_layers = int(getattr(model.config, "num_hidden_layers", 0) or 0)
     first = n_layers - max(1, round(lora.layers * n_layers)) if n_layers else 0
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=0.0,
-        target_modules=_linear_names(model),
+        target_modules=names,
         layers_to_transform=list(range(first, n_layers)) if first > 0 else None,
         task_type="CAUSAL_LM",
     )
