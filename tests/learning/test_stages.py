@@ -27,19 +27,28 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, prompts, and preferences in which the answer with more of the letter z always wins."""
+    """A model that answers with the letters a, b, c and z, and preferences in which more z always wins."""
     folder = tmp_path_factory.mktemp("world")
-    tiny_llama(hidden=64, seed=1).save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
+    tiny_llama(hidden=64, seed=1).save_pretrained(folder / "raw")
+    tiny_tokenizer().save_pretrained(folder / "raw")
     rng = random.Random(0)
+
+    def letters() -> str:
+        return "".join(rng.choice("abcz") for _ in range(4))
+
     prompts = [{"prompt": f"Say {i}"} for i in range(40)]
     rows = []
-    for prompt in prompts:
-        for _ in range(3):
-            good = "".join(rng.choice("zzza") for _ in range(6))
-            rows.append({**prompt, "chosen": good, "rejected": "".join(rng.choice("abca") for _ in range(6))})
-    for name, lines in (("prompts", prompts), ("preferences", rows)):
+    for prompt in [*prompts, *prompts, *prompts]:
+        worse, better = sorted((letters(), letters() + "z"), key=lambda text: text.count("z"))
+        if worse.count("z") < better.count("z"):
+            rows.append({**prompt, "chosen": better[:4] + "z", "rejected": worse[:4]})
+    demonstrations = [{**prompt, "completion": letters()} for prompt in prompts]
+    files = (("prompts", prompts), ("preferences", rows), ("demonstrations", demonstrations))
+    for name, lines in files:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"model": str(folder / "raw"), "data": str(folder / "demonstrations.jsonl"), "out": folder}
+    optim = {"learning_rate": 1e-2, "schedule": "constant"}
+    sft.run(SftConfig.model_validate({**settings, "epochs": 20, "optim": optim}), QUIET)
     return folder
 
 
@@ -59,7 +68,7 @@ def fitted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_reward_model_learns_a_planted_rule(fitted: Path) -> None:
     card = json.loads((fitted / "result.json").read_text())["card"]
     assert card["accuracy"]["value"] > 0.95
-    assert card["n"] == 30
+    assert card["n"] > 15
     assert card["ceiling"] is None
 
 
@@ -88,14 +97,14 @@ def test_rows_in_any_order_are_the_same_comparisons() -> None:
 
 def ppo_config(world: Path, fitted: Path, out: Path, **changes: Any) -> PpoConfig:
     values = {
-        "iterations": 10,
+        "iterations": 16,
         "prompts_per_iteration": 8,
         "k": 4,
         "max_new_tokens": 6,
         "minibatches": 4,
         "missing_end_penalty": None,
         "lora": {"r": 8},
-        "optim": {"learning_rate": 1e-2, "schedule": "constant"},
+        "optim": {"learning_rate": 5e-3, "schedule": "constant"},
         "kl": {"coef": 0.0},
         "stop_kl": 10.0,
     }
