@@ -164,8 +164,8 @@ def test_sft_lowers_the_loss_and_samples_show_it(world: Path, tmp_path: Path) ->
     data = tmp_path / "demos.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = SftConfig.model_validate(
-        {"model": str(world / "model"), "data": str(data), "out": tmp_path / "sft", "epochs": 6}
-        | {"optim": {"learning_rate": 2e-2}}
+        {"model": str(world / "model"), "data": str(data), "out": tmp_path / "sft", "epochs": 25}
+        | {"optim": {"learning_rate": 5e-3}}
     )
     result = sft.run(settings, QUIET)
     assert result["loss_last"] < 0.2 * result["loss_first"]
