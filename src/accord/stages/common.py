@@ -22,7 +22,7 @@ from accord.data.datasets import Loaded
 from accord.data.render import Encoded, Renderer
 from accord.errors import DataError, ModelError
 from accord.models.adapters import Trunk
-from accord.models.forward import supports_block_mask
+from accord.models.forward import check_logits, supports_block_mask
 from accord.models.load import LoadedModel, load_model
 from accord.models.quiet import quietly
 from accord.records import content_hash
@@ -49,6 +49,7 @@ class Bench:
 def open_bench(model: str, dtype: str) -> Bench:
     gc.collect()  # the last stage's model may still wait in a reference cycle
     loaded = load_model(model, dtype=dtype)
+    check_logits(loaded.model)
     return Bench(loaded, Trunk(loaded.model), Renderer(loaded.tokenizer), supports_block_mask(loaded.model))
 
 
