@@ -76,7 +76,7 @@ def test_stage_help_lists_every_setting_with_its_default(accord: Any, stage: str
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("--")}
     for name, _, default, description in config.describe(schema):
         assert default in rows[f"--{name}"]
-        assert description in rows[f"--{name}"]
+        assert description and description in rows[f"--{name}"]
 
 
 def test_strict_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:

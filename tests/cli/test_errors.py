@@ -55,6 +55,7 @@ def left_over(out: Path) -> list[str]:
         (["check", "nowhere.jsonl", "--kind", "pears"], "--kind pears: unknown; it is one of preferences,"),
         (["sft", "--config", "nowhere.yaml"], "nowhere.yaml: no such file; give an existing YAML file"),
         (["sft", "--config"], "--config needs the path of a YAML file"),
+        (["sft", "--modle", "m"], "--modle: unknown setting; did you mean 'model'?"),
         (["sft", "--model", "m", "--data", "d"], "out is missing; give it as --out VALUE"),
         (["sft", "--model", "m", "--data", "d", "--out", "o", "--epochz", "1"],
          "--epochz: unknown setting; did you mean 'epochs'?"),
