@@ -73,6 +73,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path, killed
 
 def test_ctrl_c_saves_at_once(tmp_path: Path) -> None:
     state = Counter()
+    before = signal.getsignal(signal.SIGINT)
 
     def step(number: int) -> dict[str, float]:
         if number == 4:
@@ -84,7 +85,7 @@ def test_ctrl_c_saves_at_once(tmp_path: Path) -> None:
     again = Counter()
     run_steps(job(tmp_path), again, again.step, QUIET)
     assert float(again.total) == 21
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
