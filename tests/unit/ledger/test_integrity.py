@@ -8,8 +8,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
-from accord.ledger import Ledger
+from accord.errors import LedgerError
+from accord.ledger import Ledger, schema
 from accord.records import Completion, Group, Prompt, Question, Sampling
 
 APPEND_ONLY = {  # table: a column to change
@@ -96,6 +98,14 @@ def test_only_the_status_of_a_judgement_can_change_and_not_back(copy: Path) -> N
     execute(copy, "UPDATE judgement SET status = 'withdrawn'")
     with pytest.raises(sqlite3.IntegrityError, match="judgement is append-only"):
         execute(copy, "UPDATE judgement SET status = 'active'")
+
+
+def test_the_ledger_itself_cannot_store_a_row_that_points_nowhere(copy: Path) -> None:
+    row = {"item_id": "ghost", "slot": 0, "completion_id": "ghost"}
+    with Ledger.open(copy) as ledger:
+        with pytest.raises(LedgerError, match="FOREIGN KEY"), ledger._database.writing() as connection:
+            connection.execute(insert(schema.item_candidate), row)
+        assert ledger.verify().problems == ()
 
 
 DAMAGE = {

@@ -107,7 +107,7 @@ def test_exported_rows_are_one_per_judgement_with_its_provenance(
 def test_models_and_judgements_find_each_other(ledger: Ledger, answered: list[str]) -> None:
     ledger.release("first", item_ids=answered[:2])
     ledger.release("rest", item_ids=answered[2:])
-    for version, parent in (("p1", "p0"), ("p2", "p1"), ("q", "p0")):
+    for version, parent in (("p1", "p0"), ("p2", "p1"), ("p3", "p2"), ("q", "p0")):
         ledger.add_policy(version, base_model="tiny", parent=parent)
     for _ in range(2):
         ledger.record_training("p1", "first", run="run-1")
@@ -120,8 +120,8 @@ def test_models_and_judgements_find_each_other(ledger: Ledger, answered: list[st
     touched = {
         name: ledger.models_touched_by(ledger.release_judgements(name)[0].id) for name in ("first", "rest")
     }
-    assert touched == {"first": ["p1", "p2"], "rest": ["p2", "reward"]}
-    for model in ("p0", "p1", "p2", "q", "reward"):
+    assert touched == {"first": ["p1", "p2", "p3"], "rest": ["p2", "p3", "reward"]}
+    for model in ("p0", "p1", "p2", "p3", "q", "reward"):
         behind = {j.id for name in ledger.trained_on(model) for j in ledger.release_judgements(name)}
         assert behind == {j.id for j in ledger.judgements() if model in ledger.models_touched_by(j.id)}
     with pytest.raises(LedgerError, match="judgement 'ghost' is not in the ledger"):

@@ -176,7 +176,7 @@ def test_many_threads_never_overshoot_and_lose_nothing(path: Path, pairs) -> Non
     ledgers[0].add_policy("p0", base_model="tiny")
     guideline = ledgers[0].add_guideline("g")
     ids = ledgers[0].ask(pairs(items, overlap=overlap))
-    start = threading.Barrier(threads)
+    start = threading.Barrier(threads, timeout=60)
 
     def work(number: int) -> list[str]:
         ledger, name, stored = ledgers[number % 2], f"rater {number}", []
