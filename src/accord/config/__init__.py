@@ -1,0 +1,29 @@
+"""Every setting of every stage: one pydantic model per stage, read from YAML and `--dotted.flags`.
+
+An unknown key is an error that names the file, the line and the nearest known key. Flags override the
+file. Names are TRL's where TRL has the setting.
+"""
+
+from accord.config.base import Dtype, Lora, Optim, Settings, Stage
+from accord.config.online import KlControl, PpoConfig
+from accord.config.reading import describe, read_config, with_overrides
+from accord.config.stages import AskConfig, EvalConfig, RewardConfig, RunConfig, SampleConfig, SftConfig
+
+__all__ = [
+    "AskConfig",
+    "Dtype",
+    "EvalConfig",
+    "KlControl",
+    "Lora",
+    "Optim",
+    "PpoConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SampleConfig",
+    "Settings",
+    "SftConfig",
+    "Stage",
+    "describe",
+    "read_config",
+    "with_overrides",
+]

@@ -1,0 +1,141 @@
+"""Settings of sft, sample, ask, reward and eval, and of a whole loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from accord.config.base import (
+    DTYPE,
+    MAX_NEW_TOKENS,
+    MODEL,
+    PROMPTS,
+    ROWS,
+    SAVE,
+    SEED,
+    STRICT,
+    TOP_P,
+    Dtype,
+    Lora,
+    Optim,
+    Settings,
+    Stage,
+)
+
+
+class SftConfig(Stage):
+    """Supervised fine-tuning on demonstrations."""
+
+    model: str = MODEL
+    data: str = Field(description="demonstrations: a file, a folder or a hub name")
+    epochs: float = Field(2.0, gt=0, description="passes over the data")
+    batch_size: int = Field(8, gt=0, description="demonstrations per step")
+    max_length: int = Field(1024, gt=0, description="tokens; longer rows are left out and counted")
+    lora: Lora | None = Field(default_factory=Lora, description="null for full fine-tuning")
+    optim: Optim = Optim(learning_rate=3e-4, warmup_share=0.1, schedule="cosine")
+    save: Literal["merged", "adapter"] = SAVE
+    strict: bool = STRICT
+
+
+class SampleConfig(Settings):
+    """Several answers per prompt from a policy."""
+
+    model: str = MODEL
+    prompts: str = PROMPTS
+    out: Path = Field(description="JSONL file to write")
+    k: int = Field(4, gt=0, description="answers per prompt")
+    temperature: float = Field(1.0, ge=0, description="0 always takes the likeliest token")
+    top_p: float = TOP_P
+    max_new_tokens: int = MAX_NEW_TOKENS
+    rows: int = ROWS
+    seed: int = SEED
+    limit: int | None = Field(None, description="read at most this many prompts")
+    dtype: Dtype = DTYPE
+
+
+class AskConfig(Settings):
+    """Put pairs of answers to raters, through the ledger."""
+
+    samples: str = Field(description="JSONL written by `accord sample`")
+    ledger: str = Field("ledger.sqlite", description="file (or database URL) that keeps every answer")
+    raters: Literal["panel", "me"] = Field("panel", description="simulated raters, or you at the terminal")
+    scenario: str = Field("shop", description="whose rubric the simulated raters follow")
+    release: str | None = Field(None, description="name of the snapshot made at the end; default: the time")
+    panel_size: int = Field(6, gt=0, description="simulated raters")
+    overlap: int = Field(1, gt=0, description="raters per pair")
+    overlap_share: float = Field(0.25, ge=0, le=1, description="share of pairs that get three raters")
+    pairs_per_prompt: int = Field(6, gt=0, description="pairs of one prompt's answers, at most")
+    limit: int | None = Field(None, description="ask at most this many pairs")
+    out: Path | None = Field(None, description="also write the preferences as JSONL (TRL's format)")
+    seed: int = SEED
+
+
+class RewardConfig(Stage):
+    """Fit a Bradley-Terry reward model on preferences."""
+
+    model: str = MODEL
+    data: str = Field(description="preferences: a file, a folder, a hub name, or LEDGER#RELEASE")
+    epochs: float = Field(2.0, gt=0, description="passes over the data")
+    batch_size: int = Field(8, gt=0, description="prompts per step")
+    max_length: int = Field(1024, gt=0, description="tokens; longer rows are left out and counted")
+    held_out: float = Field(0.2, ge=0, lt=1, description="share of the prompts kept for the report card")
+    ties: Literal["half", "rao-kupper"] = Field(
+        "half", description="a label of one half, or an outcome of its own"
+    )
+    tie_threshold: float = Field(
+        0.5, gt=0, description="reward difference that looks like a tie (rao-kupper)"
+    )
+    margin_coef: float = Field(1.0, ge=0, description="times the row's margin, inside the sigmoid")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be slips")
+    probe_penalty: float | None = Field(
+        0.1, gt=0, description="ridge of the linear probe that the head starts as; null for a random head"
+    )
+    center_rewards_coefficient: float = Field(0.0, ge=0, description="pulls rewards towards 0")
+    lora: Lora = Lora(layers=0.5)
+    optim: Optim = Optim(learning_rate=3e-4, warmup_share=0.05, schedule="linear")
+    strict: bool = STRICT
+
+
+class EvalConfig(Settings):
+    """Compare two policies on held-out prompts."""
+
+    model: str = MODEL
+    baseline: str = Field(description="the policy to compare with, for instance the SFT model")
+    prompts: str = PROMPTS
+    out: Path = Field(description="folder for results")
+    reward_model: str | None = Field(None, description="scores the answers, and picks the best of n")
+    best_of: int = Field(
+        4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out"
+    )
+    scenario: str = Field("shop", description="whose rubric the simulated raters follow")
+    raters: int = Field(5, gt=0, description="fresh simulated raters")
+    temperature: float = Field(1.0, ge=0, description="for both policies; 0 always takes the likeliest token")
+    max_new_tokens: int = MAX_NEW_TOKENS
+    rows: int = ROWS
+    seed: int = SEED
+    dtype: Dtype = DTYPE
+
+
+class RunConfig(Settings):
+    """A whole loop, as `accord run FILE.yaml` and `accord quickstart` drive it.
+
+    The sections hold the same settings as the commands; what the loop itself decides (models, data,
+    output folders, seeds) is filled in by it and must not be set here.
+    """
+
+    model: str = Field("smollm2-135m-instruct", description="where SFT starts")
+    scenario: str = Field("shop", description="prompts, demonstrations and raters")
+    out: Path = Field(Path("quickstart"), description="folder of the run; an interrupted one is resumed")
+    seed: int = SEED
+    rounds: int = Field(1, gt=0, description="turns of the loop")
+    raters: Literal["panel", "me"] = Field("panel", description="simulated raters, or you at the terminal")
+    method: Literal["ppo"] = Field("ppo", description="how the policy is improved")
+    dtype: Dtype = DTYPE
+    sft: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sft`")
+    sample: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sample`")
+    ask: dict[str, Any] = Field(default_factory=dict, description="settings of `accord ask`")
+    reward: dict[str, Any] = Field(default_factory=dict, description="settings of `accord reward`")
+    ppo: dict[str, Any] = Field(default_factory=dict, description="settings of `accord ppo`")
+    eval: dict[str, Any] = Field(default_factory=dict, description="settings of `accord eval`")
