@@ -12,7 +12,12 @@ from torch import Tensor
 
 from accord.objectives import credit, kl
 from accord.objectives.bradley_terry import bradley_terry_loss
+from accord.objectives.cpo import cpo_loss
+from accord.objectives.dpo import cdpo_loss, dpo_loss, robust_dpo_loss
+from accord.objectives.ipo import ipo_loss
+from accord.objectives.orpo import orpo_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
+from accord.objectives.simpo import simpo_loss
 from accord.records import Terms
 
 # Estimates of KL(pi || pi_ref) per token from (logps, ref_logps).
@@ -29,4 +34,15 @@ GROUP_CREDIT: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 PREFERENCE_LOSSES: Mapping[str, Callable[..., Terms]] = {
     "bradley_terry": bradley_terry_loss,
     "rao_kupper": rao_kupper_loss,
+}
+
+# Losses on pairs of answers that were not sampled for the purpose, from (PairLogps, the method's settings).
+OFFLINE: Mapping[str, Callable[..., Terms]] = {
+    "dpo": dpo_loss,
+    "cdpo": cdpo_loss,
+    "robust-dpo": robust_dpo_loss,
+    "ipo": ipo_loss,
+    "orpo": orpo_loss,
+    "simpo": simpo_loss,
+    "cpo": cpo_loss,
 }
