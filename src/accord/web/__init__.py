@@ -1,0 +1,1 @@
+"""The annotation app: where people judge, and where their manager sees whether it can be trusted."""
