@@ -41,6 +41,14 @@ STAGES = {
     "sample": ("SampleConfig", "accord.stages.sample"),
     "ask": ("AskConfig", "accord.stages.ask"),
     "reward": ("RewardConfig", "accord.stages.reward"),
+    "dpo": ("DpoConfig", "accord.stages.offline"),
+    "cdpo": ("CdpoConfig", "accord.stages.offline"),
+    "robust-dpo": ("RobustDpoConfig", "accord.stages.offline"),
+    "ipo": ("IpoConfig", "accord.stages.offline"),
+    "kto": ("KtoConfig", "accord.stages.offline"),
+    "orpo": ("OrpoConfig", "accord.stages.offline"),
+    "simpo": ("SimpoConfig", "accord.stages.offline"),
+    "cpo": ("CpoConfig", "accord.stages.offline"),
     "ppo": ("PpoConfig", "accord.stages.online"),
     "eval": ("EvalConfig", "accord.stages.evaluate"),
 }
@@ -70,18 +78,26 @@ __all__ = [
     "Sampling",
     "agreement",
     "ask",
+    "cdpo",
+    "cpo",
+    "dpo",
     "evaluate",
+    "ipo",
+    "kto",
     "load_demonstrations",
     "load_model",
     "load_preferences",
     "load_prompts",
     "load_unpaired",
+    "orpo",
     "ppo",
     "read_samples",
     "reward",
+    "robust_dpo",
     "run",
     "sample",
     "sft",
+    "simpo",
 ]
 
 
@@ -113,6 +129,46 @@ def ask(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
 def reward(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
     """Fit a reward model and grade it. Settings: `accord.config.RewardConfig`."""
     return _stage("reward", settings, quiet)
+
+
+def dpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy from preferences by DPO. Settings: `accord.config.DpoConfig`."""
+    return _stage("dpo", settings, quiet)
+
+
+def cdpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """DPO where some labels are wrong, so no pair is sure. Settings: `accord.config.CdpoConfig`."""
+    return _stage("cdpo", settings, quiet)
+
+
+def robust_dpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """DPO's loss on true labels, from flipped ones. Settings: `accord.config.RobustDpoConfig`."""
+    return _stage("robust-dpo", settings, quiet)
+
+
+def ipo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy from preferences by IPO. Settings: `accord.config.IpoConfig`."""
+    return _stage("ipo", settings, quiet)
+
+
+def kto(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy from answers found good or bad. Settings: `accord.config.KtoConfig`."""
+    return _stage("kto", settings, quiet)
+
+
+def orpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Fine-tune and learn preferences at once. Settings: `accord.config.OrpoConfig`."""
+    return _stage("orpo", settings, quiet)
+
+
+def simpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by SimPO, without a reference. Settings: `accord.config.SimpoConfig`."""
+    return _stage("simpo", settings, quiet)
+
+
+def cpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by CPO, without a reference. Settings: `accord.config.CpoConfig`."""
+    return _stage("cpo", settings, quiet)
 
 
 def ppo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:

@@ -42,6 +42,14 @@ STAGE_HELP = {
     "sample": "Sample several answers per prompt from a policy.",
     "ask": "Put pairs of answers to simulated raters, or to you.",
     "reward": "Fit a reward model on preferences, and grade it.",
+    "dpo": "Improve a policy from preferences: DPO.",
+    "cdpo": "DPO where some labels are wrong: no pair is sure.",
+    "robust-dpo": "DPO where some labels are wrong: corrected for them.",
+    "ipo": "Improve a policy from preferences: IPO, a bounded DPO.",
+    "kto": "Improve a policy from answers found good or bad: KTO.",
+    "orpo": "Fine-tune and learn preferences at once: ORPO.",
+    "simpo": "Improve a policy from preferences, no reference: SimPO.",
+    "cpo": "Improve a policy from preferences, no reference: CPO.",
     "ppo": "Improve a policy by PPO against a reward model.",
     "eval": "Compare two policies on held-out prompts.",
 }
@@ -54,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point: runs a command and turns errors into one line and an exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
+    command = next((a for a in given if a != "--debug"), "--help")
+    if not command.startswith("-") and command not in commands():
+        print(_unknown(command), file=sys.stderr)
+        sys.exit(2)
     try:
         status = app([a for a in given if a != "--debug"], prog_name="accord", standalone_mode=False)
     except Exception as error:
@@ -69,6 +81,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if status == 130:  # typer's word for Ctrl-C
         print("accord: stopped", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def commands() -> dict[str, str]:
+    """Every command, with the one line that says what it does."""
+    found = {}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        text = command.help or command.callback.__doc__ or ""
+        found[command.name or command.callback.__name__] = text.strip().splitlines()[0]
+    return found
+
+
+def _unknown(command: str) -> str:
+    """The one error of several lines: which commands there are, and the one that was meant first."""
+    import difflib
+
+    known = commands()
+    close = difflib.get_close_matches(command.lower().replace("_", "-"), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "there are:"
+    lines = [f"accord: no command {command!r}; {hint}", *(f"  {n:<14} {text}" for n, text in known.items())]
+    return "\n".join(lines)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -45,7 +45,6 @@ def left_over(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["frobnicate"], "No such command 'frobnicate'. See `accord --help`."),
         (["report"], "Missing argument 'run_folder'. See `accord report --help`."),
         (["agreement", "x.csv", "--unit", "u", "--rater", "r", "--value", "v", "--level", "cardinal"],
          "--level cardinal: unknown; it is one of nominal, ordinal, interval, ratio"),
@@ -85,6 +84,21 @@ def test_the_message_says_what_to_do(
     outcome = accord(*[prompts if a == "PROMPTS" else a for a in arguments])
     assert message in one_line(outcome)
     assert sorted(tmp_path.iterdir()) == before, "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("frobnicate", "there are:"), ("robust_dpo", "did you mean 'robust-dpo'?"), ("DPO", "did")],
+)
+def test_an_unknown_command_lists_the_known_ones(accord: Any, word: str, hint: str) -> None:
+    outcome = accord(word)
+    first, *rest = outcome.err.splitlines()
+    assert outcome.status == 2 and outcome.out == ""
+    assert first.startswith(f"accord: no command '{word}'; {hint}")
+    listed = {line.split()[0]: line for line in rest}
+    assert len(listed) == len(rest) > 20
+    assert listed["dpo"].endswith("Improve a policy from preferences: DPO.")
+    assert listed["verify"].endswith("Check that nothing in a ledger was changed or lost.")
 
 
 def test_a_setting_in_a_file_is_named_with_its_line(accord: Any, tmp_path: Path) -> None:

@@ -5,23 +5,45 @@ file. Names are TRL's where TRL has the setting.
 """
 
 from accord.config.base import Dtype, Lora, Optim, Settings, Stage
+from accord.config.offline import (
+    CdpoConfig,
+    CpoConfig,
+    DpoConfig,
+    IpoConfig,
+    KtoConfig,
+    OfflineConfig,
+    OrpoConfig,
+    PairConfig,
+    RobustDpoConfig,
+    SimpoConfig,
+)
 from accord.config.online import KlControl, PpoConfig
 from accord.config.reading import describe, read_config, with_overrides
 from accord.config.stages import AskConfig, EvalConfig, RewardConfig, RunConfig, SampleConfig, SftConfig
 
 __all__ = [
     "AskConfig",
+    "CdpoConfig",
+    "CpoConfig",
+    "DpoConfig",
     "Dtype",
     "EvalConfig",
+    "IpoConfig",
     "KlControl",
+    "KtoConfig",
     "Lora",
+    "OfflineConfig",
     "Optim",
+    "OrpoConfig",
+    "PairConfig",
     "PpoConfig",
     "RewardConfig",
+    "RobustDpoConfig",
     "RunConfig",
     "SampleConfig",
     "Settings",
     "SftConfig",
+    "SimpoConfig",
     "Stage",
     "describe",
     "read_config",

@@ -1,0 +1,186 @@
+"""What was said of each prompt's answers, for the methods that learn from it without sampling.
+
+Two shapes: pairs (this answer was preferred to that one) and verdicts (this answer is good, or bad). Data of
+the other shape is converted where that loses nothing that the method needs, and it is said.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from rich.console import Console
+
+from accord.data import containers
+from accord.data.datasets import Unpaired, load_preferences, load_unpaired
+from accord.data.formats import UNPAIRED
+from accord.data.render import Encoded
+from accord.errors import DataError
+from accord.ledger.ledger import Ledger
+from accord.records import Group, Preference, Prompt
+from accord.stages.common import announce
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of a prompt's answers was preferred to another; both are named by their places in the group."""
+
+    chosen: int
+    rejected: int
+    margin: float = 0.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of a prompt's answers was found good or bad."""
+
+    answer: int
+    good: bool
+    weight: float = 1.0
+
+
+Said = TypeVar("Said", Pair, Verdict)
+
+
+@dataclass(frozen=True)
+class Judged(Generic[Said]):
+    """A prompt's answers, each text once, and everything that was said of them."""
+
+    group: Group
+    said: tuple[Said, ...]
+
+    @property
+    def weight(self) -> float:
+        return sum(s.weight for s in self.said)
+
+
+def read_pairs(source: str, strict: bool, console: Console) -> list[Judged[Pair]]:
+    """Preferences of a file, a hub name or LEDGER#RELEASE; ties say nothing here and are left out.
+
+    Of single answers with a verdict, each good one is paired with each bad one of the same prompt. Raises
+    DataError when that leaves no pair.
+    """
+    if not _holds_verdicts(source):
+        return pairs_of(_decided(source, strict, console))
+    loaded = load_unpaired(source, strict=strict)
+    announce(loaded, "unpaired", console)
+    pairs = crossed(loaded.rows)
+    if not pairs:
+        raise DataError(
+            f"{source}: single answers, and no prompt has both a good and a bad one, so nothing can be "
+            "compared; use `accord kto`, which learns from single answers, or give preferences"
+        )
+    made, prompts = sum(len(row.said) for row in pairs), len({row.prompt.id for row in loaded.rows})
+    _say(
+        console,
+        f"{source}: single answers; each good one is paired with each bad one of its prompt: "
+        f"{made:,} pairs, {prompts - len(pairs):,} of {prompts:,} prompts lack one kind and are left out",
+    )
+    return pairs
+
+
+def read_verdicts(source: str, strict: bool, console: Console) -> list[Judged[Verdict]]:
+    """Single answers with a verdict; of preferences, the chosen answer counts as good, the other as bad."""
+    if _holds_verdicts(source):
+        loaded = load_unpaired(source, strict=strict)
+        announce(loaded, "unpaired", console)
+        return verdicts_of(loaded.rows)
+    preferences = _decided(source, strict, console)
+    _say(console, f"{source}: preferences; each chosen answer counts as good, each rejected one as bad")
+    return verdicts_of(
+        Unpaired(p.prompt, text, good, p.weight)
+        for p in preferences
+        for text, good in ((p.chosen, True), (p.rejected, False))
+    )
+
+
+def pairs_of(preferences: Iterable[Preference]) -> list[Judged[Pair]]:
+    """One row for each prompt, whatever order its preferences came in; equal texts are one answer."""
+    return _gather(
+        (p.prompt, (p.chosen, p.rejected), partial(Pair, margin=p.margin, weight=p.weight))
+        for p in preferences
+    )
+
+
+def verdicts_of(answers: Iterable[Unpaired]) -> list[Judged[Verdict]]:
+    """The same of single answers. One that was judged twice counts twice."""
+    return _gather(
+        (a.prompt, (a.completion,), partial(Verdict, good=a.label, weight=a.weight)) for a in answers
+    )
+
+
+def crossed(answers: Sequence[Unpaired]) -> list[Judged[Pair]]:
+    """Every good answer against every bad one of the same prompt, weighing the product of their weights."""
+    bad: dict[str, list[Unpaired]] = {}
+    for a in answers:
+        bad.setdefault(a.prompt.id, []).extend([] if a.label else [a])
+    return _gather(
+        (a.prompt, (a.completion, b.completion), partial(Pair, weight=a.weight * b.weight))
+        for a in answers
+        if a.label
+        for b in bad[a.prompt.id]
+        if a.completion != b.completion
+    )
+
+
+def split_by_prompt(
+    rows: Sequence[tuple[Judged[Said], Encoded]], share: float, seed: int
+) -> tuple[list[tuple[Judged[Said], Encoded]], list[tuple[Judged[Said], Encoded]]]:
+    """(train, held out). By prompt, so that no answer is seen in both; the order of the rows is no matter."""
+    shuffled = sorted(rows, key=lambda row: row[0].group.prompt.id)
+    random.Random(seed).shuffle(shuffled)
+    n = round(share * len(shuffled))
+    return shuffled[n:], shuffled[:n]
+
+
+def _gather(said: Iterable[tuple[Prompt, Sequence[str], Callable[..., Said]]]) -> list[Judged[Said]]:
+    prompts: dict[str, Prompt] = {}
+    places: dict[str, dict[str, int]] = {}  # of each text among its prompt's answers
+    found: dict[str, list[Said]] = {}
+    for prompt, texts, make in said:
+        prompts.setdefault(prompt.id, prompt)
+        known = places.setdefault(prompt.id, {})
+        indices = [known.setdefault(text, len(known)) for text in texts]
+        found.setdefault(prompt.id, []).append(make(*indices))
+    return [Judged(Group.of(prompts[i], *places[i]), tuple(found[i])) for i in prompts]
+
+
+def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
+    path, hash_sign, release = source.rpartition("#")
+    if hash_sign and path:
+        with Ledger.open(path, create=False) as ledger:
+            preferences: Sequence[Preference] = ledger.preferences(release)
+    else:
+        loaded = load_preferences(source, strict=strict)
+        announce(loaded, "preferences", console)
+        preferences = loaded.rows
+    decided = [p for p in preferences if not p.tie]
+    if not decided:
+        raise DataError(f"{source}: all {len(preferences):,} preferences are ties; give some that decide")
+    if len(decided) < len(preferences):
+        _say(
+            console,
+            f"{source}: {len(preferences) - len(decided):,} ties left out; they prefer neither answer",
+        )
+    return decided
+
+
+def _holds_verdicts(source: str) -> bool:
+    """Whether the rows are single answers with a label, judging by the first that can be read."""
+    path, hash_sign, _ = source.rpartition("#")
+    if hash_sign and path:
+        return False  # a ledger's release holds comparisons
+    for _, records in containers.read(source, "train"):
+        for record in records:
+            if isinstance(record, containers.Row):
+                columns = set(record.values)
+                return columns.issuperset(UNPAIRED["unpaired"]) and not columns >= {"chosen", "rejected"}
+    return False
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
