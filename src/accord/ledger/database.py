@@ -66,6 +66,17 @@ class Database:
         finally:
             self._turn.release()
 
+    def compact(self) -> None:
+        """Rewrite the file (SQLite), so that nothing erased is left in its free pages or its log."""
+        if self.engine.dialect.name == "sqlite":
+            with _explained(self.name):
+                connection = self.engine.raw_connection()  # VACUUM cannot run inside a transaction
+                try:
+                    connection.cursor().execute("VACUUM")
+                    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    connection.close()
+
 
 def open_database(where: str | Path, *, create: bool) -> Database:
     """Connect, create or migrate the schema, and switch SQLite to WAL.

@@ -85,7 +85,7 @@ def submit(
     queue.expire(connection, now)
     found, rater, state = queue.find_assignment(connection, assignment_id)
     answer = Answer(found, rater, strength, seconds, idempotency_key)
-    if idempotency_key is not None and (earlier := _with_key(connection, idempotency_key)) is not None:
+    if idempotency_key is not None and (earlier := with_key(connection, idempotency_key)) is not None:
         new = to_judgement(answer)
         if (earlier.id, earlier.strength) != (new.id, new.strength):
             raise LedgerError(
@@ -116,7 +116,13 @@ def record(connection: Connection, answers: Sequence[Answer], now: str) -> list[
 
 
 def revise(
-    connection: Connection, judgement_id: str, strength: int, *, seconds: float, now: str
+    connection: Connection,
+    judgement_id: str,
+    strength: int,
+    *,
+    seconds: float,
+    now: str,
+    idempotency_key: str | None = None,
 ) -> Judgement:
     check_answer(strength, seconds)
     columns = select(judgement.c.assignment_id, judgement.c.revision, judgement.c.status)
@@ -130,7 +136,7 @@ def revise(
     found, rater, _ = queue.find_assignment(connection, old.assignment_id)
     new = to_judgement(Answer(found, rater, strength, seconds), old.revision + 1)
     connection.execute(update(judgement).where(judgement.c.id == judgement_id).values(status="superseded"))
-    _insert(connection, [new], [(found.id, judgement_id, None)], "revise", now)
+    _insert(connection, [new], [(found.id, judgement_id, idempotency_key)], "revise", now)
     return new
 
 
@@ -174,7 +180,7 @@ def _preference_row(judged: Judgement) -> dict[str, Any]:
 # Reading
 
 
-def _with_key(connection: Connection, idempotency_key: str) -> Judgement | None:
+def with_key(connection: Connection, idempotency_key: str) -> Judgement | None:
     found = list(_select(connection, judgement.c.idempotency_key == idempotency_key))
     return found[0] if found else None
 

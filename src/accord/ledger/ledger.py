@@ -7,9 +7,12 @@ A ledger may be used by many threads and processes at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from sqlalchemy import Connection
 
 from accord.errors import LedgerError
 from accord.ledger import judging, lineage, queue, store
@@ -49,6 +52,14 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One transaction that reads, for the functions of accounts.py, projects.py and answers.py."""
+        return self._database.reading()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """The same for writing: all of it, or nothing. Others who write wait, so be quick."""
+        return self._database.writing()
 
     # Who, by which rules, and what
 
@@ -252,6 +263,10 @@ class Ledger:
             return lineage.models_touched_by(connection, judgement_id)
 
     # Trust
+
+    def compact(self) -> None:
+        """Rewrite the file (SQLite), so that no byte of what a withdrawal erased is left in it."""
+        self._database.compact()
 
     def verify(self) -> VerifyReport:
         """Recompute every hash and check every rule. Reads the whole ledger; reports, never raises."""

@@ -15,6 +15,7 @@ from accord.errors import LedgerError
 from accord.ledger import audit
 from accord.ledger.schema import annotator, assignment, guideline_version, item, item_candidate, presentation
 from accord.ledger.store import add_groups, chunks, read_groups
+from accord.ledger.team_schema import project_item
 from accord.records import Completion, Group, Question, RaterKind, content_hash
 
 LIVE = ("leased", "submitted")  # states that fill one of an item's places
@@ -211,8 +212,12 @@ def lease(
     limit: int,
     seconds: float,
     seed: int | None,
+    project: str | None = None,
 ) -> list[Assignment]:
-    """Up to `limit` open items, in the order of asking, that this rater has neither answered nor skipped."""
+    """Up to `limit` open items that this rater has neither answered nor skipped.
+
+    In the order of asking; those of a `project` (its id) by priority first.
+    """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LedgerError(f"a lease of {seconds} seconds makes no sense; give a number of seconds")
     known = select(guideline_version.c.id).where(guideline_version.c.id == guideline)
@@ -222,13 +227,13 @@ def lease(
     mine = (assignment.c.item_id == item.c.id) & (assignment.c.annotator_id == rater.id)
     seen = exists().where(mine, assignment.c.state.in_((*LIVE, "skipped")))
     attempts = select(func.count()).select_from(assignment).where(mine).scalar_subquery()
-    free = (
-        select(item.c.id, attempts.label("attempts"))
-        .where(item.c.state == "open", ~seen, places_taken() < item.c.target_overlap)
-        .order_by(item.c.seq)
-        .limit(limit)
+    free = select(item.c.id, attempts.label("attempts")).where(
+        item.c.state == "open", ~seen, places_taken() < item.c.target_overlap
     )
-    found = connection.execute(free).all()
+    if project is not None:
+        free = free.join(project_item).where(project_item.c.project_id == project)
+        free = free.order_by(project_item.c.priority.desc())
+    found = connection.execute(free.order_by(item.c.seq).limit(limit)).all()
     if not found:
         return []
     rows = [
@@ -246,6 +251,21 @@ def lease(
     ]
     connection.execute(insert(presentation), positions)
     return assignments
+
+
+def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
+    """The items that this rater holds already, oldest first; their leases run `seconds` from now."""
+    expire(connection, now)
+    mine = (assignment.c.annotator_id == rater.id) & (assignment.c.state == "leased")
+    of_project = assignment.c.item_id.in_(
+        select(project_item.c.item_id).where(project_item.c.project_id == project)
+    )
+    found = select(assignment.c.id).where(mine, of_project)
+    found = found.order_by(assignment.c.leased_at, assignment.c.id)
+    ids = connection.execute(found).scalars().all()
+    renewed = update(assignment).where(assignment.c.id.in_(ids))
+    connection.execute(renewed.values(lease_expires_at=later(now, seconds)))
+    return [find_assignment(connection, assignment_id)[0] for assignment_id in ids]
 
 
 def _assignment_row(

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0001"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0002"  # the newest revision in migrations/versions
 VERSION_TABLE = "ledger_version"
 
 metadata = MetaData(
@@ -171,6 +171,7 @@ assignment = Table(
     UniqueConstraint("item_id", "annotator_id", "attempt"),
     _partial("one_live", "item_id", "annotator_id", where="state IN ('leased', 'submitted')", unique=True),
     _partial("ix_assignment_expiry", "lease_expires_at", where="state = 'leased'"),
+    Index(None, "annotator_id", "state"),
 )
 
 presentation = Table(

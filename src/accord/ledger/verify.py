@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from accord.errors import LedgerError
-from accord.ledger import audit, judging, lineage, queue, schema, store
+from accord.ledger import answers, audit, judging, lineage, projects, queue, schema, store
 from accord.records import content_hash
 
 
@@ -30,6 +30,7 @@ def verify(connection: Connection) -> VerifyReport:
         _integrity,
         _foreign_keys,
         _texts,
+        answers.damaged,
         _chain,
         _objects,
         _assignments,
@@ -159,6 +160,8 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
     for row in connection.execute(select(schema.training_input)):
         detail = lineage.training_detail(row.model, row.release_id, row.run)
         yield ("training_input", content_hash(detail)), detail
+    yield from answers.details(connection)
+    yield from projects.details(connection)
 
 
 def _assignments(connection: Connection) -> Iterator[str]:
@@ -169,14 +172,12 @@ def _assignments(connection: Connection) -> Iterator[str]:
     seen = schema.presentation
     for row in connection.execute(select(seen).order_by(seen.c.assignment_id, seen.c.position)):
         shown.setdefault(row.assignment_id, []).append(row.slot)
-    active = {
-        row.assignment_id
-        for row in connection.execute(select(schema.judgement).where(schema.judgement.c.status == "active"))
-    }
+    standing = schema.judgement.c.status.in_(("active", "withdrawn"))
+    answered = {row.assignment_id for row in connection.execute(select(schema.judgement).where(standing))}
     for row in connection.execute(select(schema.assignment)):
         if tuple(shown.get(row.id, ())) != queue.sides(row.shown_seed, slots.get(row.item_id, 0)):
             yield f"assignment {row.id}: the sides on record are not those that were drawn"
-        if (row.state == "submitted") != (row.id in active):
+        if (row.state == "submitted") != (row.id in answered):
             yield f"assignment {row.id} is {row.state}, which does not agree with its judgements"
 
 
@@ -196,10 +197,13 @@ def _items(connection: Connection) -> Iterator[str]:
 
 
 def _statuses(connection: Connection) -> Iterator[str]:
-    rows = connection.execute(select(schema.judgement)).all()
+    columns = select(schema.judgement, schema.assignment.c.annotator_id).join(schema.assignment)
+    rows = connection.execute(columns).all()
     superseded = {row.supersedes_id for row in rows}
+    withdrawn = answers.withdrawn_annotators(connection)
     for row in rows:
-        expected = "superseded" if row.id in superseded else "active"
+        expected = "withdrawn" if row.annotator_id in withdrawn else "active"
+        expected = "superseded" if row.id in superseded else expected
         if row.status != expected:
             yield f"judgement {row.id} is {row.status}, but should be {expected}"
 
