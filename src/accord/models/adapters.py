@@ -40,12 +40,15 @@ class Trunk:
             raise ModelError("a plain copy of the trunk must be taken before adapters are added")
         return copy.deepcopy(self._model).eval()
 
-    def add(self, name: str, lora: Lora | None, *, seed: int) -> None:
-        """A new adapter that changes nothing yet (B = 0); `lora=None` makes a full trainable copy."""
+    def add(self, name: str, lora: Lora | None, *, seed: int, depth: int | None = None) -> None:
+        """A new adapter that changes nothing yet (B = 0); `lora=None` makes a full trainable copy.
+
+        `depth`: the model will be read after so many layers; those above get no adapter.
+        """
         if lora is None:
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
-        config = _lora_config(self._model, lora, self._linear)
+        config = _lora_config(self._model, lora, self._linear, depth)
         with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(seed)
             if self._peft is None:
@@ -123,14 +126,15 @@ def _linear_names(model: PreTrainedModel) -> list[str]:
     )
 
 
-def _lora_config(model: PreTrainedModel, lora: Lora, names: list[str]) -> LoraConfig:
+def _lora_config(model: PreTrainedModel, lora: Lora, names: list[str], depth: int | None) -> LoraConfig:
     n_layers = int(getattr(model.config, "num_hidden_layers", 0) or 0)
-    first = n_layers - max(1, round(lora.layers * n_layers)) if n_layers else 0
+    top = n_layers if depth is None else min(depth, n_layers)
+    first = max(0, top - max(1, round(lora.layers * n_layers))) if n_layers else 0
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=0.0,
         target_modules=names,
-        layers_to_transform=list(range(first, n_layers)) if first > 0 else None,
+        layers_to_transform=list(range(first, top)) if top - first < n_layers else None,
         task_type="CAUSAL_LM",
     )

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -54,11 +56,12 @@ def supports_block_mask(model: PreTrainedModel) -> bool:
     )
 
 
-def hidden_states(model: PreTrainedModel, batch: Rows) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: Rows, *, layers: int | None = None) -> Tensor:
     """Final hidden states, flat, of shape (B*L, D), after the last norm; at padding they mean nothing.
 
-    `model` is a causal language model, with or without PEFT layers injected. Raises ModelError when
-    completions share rows and the model cannot keep them apart.
+    `model` is a causal language model, with or without PEFT layers injected. With `layers` only the first so
+    many of its layers are run, then the last norm. Raises ModelError when completions share rows and the
+    model cannot keep them apart, or when it does not have so many layers.
     """
     backbone = _backbone(model)
     inputs = {"input_ids": batch.input_ids_BL, "position_ids": batch.position_ids_BL}
@@ -77,7 +80,35 @@ def hidden_states(model: PreTrainedModel, batch: Rows) -> Tensor:
     else:  # eager attention adds the mask to its scores
         blocked = ~batch.mask_B1LL
         mask = torch.zeros_like(blocked, dtype=model.dtype).masked_fill(blocked, torch.finfo(model.dtype).min)
-    return backbone(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
+    with _first_layers(backbone, layers):
+        return backbone(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
+
+
+def layer_count(model: PreTrainedModel) -> int:
+    """How many layers the backbone has."""
+    return int(_text_config(model).num_hidden_layers)
+
+
+@contextmanager
+def _first_layers(backbone: nn.Module, layers: int | None) -> Iterator[None]:
+    """Within, the backbone ends after `layers` of its layers: what is above is not even computed."""
+    lists = {n: m for n, m in backbone.named_children() if isinstance(m, nn.ModuleList)}
+    total = max(map(len, lists.values()), default=0)
+    if layers is None or layers == total:
+        yield
+        return
+    names = [n for n, m in lists.items() if len(m) == total]
+    if not 0 < layers <= total or len(names) != 1:
+        raise ModelError(
+            f"{type(backbone).__name__} cannot be read after {layers} layers: found {total} layers in "
+            f"{len(names)} lists; set depth to 1"
+        )
+    whole = lists[names[0]]
+    setattr(backbone, names[0], whole[:layers])
+    try:
+        yield
+    finally:
+        setattr(backbone, names[0], whole)
 
 
 def token_logps(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -31,15 +31,20 @@ ADAPTER = "reward"
 
 @dataclass(frozen=True)
 class TrunkReward:
-    """r(x, y) = head(hidden state of y's last token), read through the reward adapter on `trunk`."""
+    """r(x, y) = head(hidden state of y's last token), read through the reward adapter on `trunk`.
+
+    `layers`: after how many of the trunk's layers it is read; None for all. What a judge needs stands in the
+    middle of a language model; its last layers turn to the choice of the next token.
+    """
 
     trunk: Trunk
     head: ScalarHead
+    layers: int | None = None
 
     def forward(self, batch: GroupBatch) -> Scores:
         """With gradients, for training."""
         with self.trunk.use(ADAPTER) as model:
-            hidden_FD = hidden_states(model, batch)
+            hidden_FD = hidden_states(model, batch, layers=self.layers)
         return Scores(self.head(hidden_FD[batch.last_C]), hidden_FD)
 
     @torch.no_grad()
@@ -49,18 +54,22 @@ class TrunkReward:
     def save(self, folder: Path) -> None:
         """A peft folder with `head.safetensors` beside the adapter."""
         self.trunk.save_adapter(ADAPTER, folder)
-        save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
+        tensors = {k: v.contiguous() for k, v in self.head.state_dict().items()}
+        layers = {} if self.layers is None else {"layers": str(self.layers)}
+        save_file(tensors, folder / "head.safetensors", metadata=layers)
 
 
 def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int) -> TrunkReward:
     """Read what `TrunkReward.save` wrote onto `trunk`, which must be the model it was trained on."""
     head = ScalarHead(hidden_size)
     try:
-        head.load_state_dict(load_file(folder / "head.safetensors"))
+        with safe_open(folder / "head.safetensors", "pt") as file:
+            layers = (file.metadata() or {}).get("layers")
+            head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}/head.safetensors: the reward head cannot be read ({error})") from error
     trunk.load(ADAPTER, folder)
-    return TrunkReward(trunk, head.requires_grad_(False))
+    return TrunkReward(trunk, head.requires_grad_(False), int(layers) if layers else None)
 
 
 @dataclass(frozen=True)

@@ -138,3 +138,15 @@ def test_unknown_adapters_and_late_copies_are_errors(tmp_path: Path) -> None:
         trunk.plain_copy()
     with pytest.raises(ModelError, match="cannot be loaded"):
         trunk.load("reward", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("depth", "share", "expected"),
+    [(None, 0.5, {2, 3}), (3, 0.5, {1, 2}), (2, 1.0, {0, 1}), (4, 1.0, {0, 1, 2, 3})],
+)
+def test_adapters_lie_on_the_top_layers_that_are_read(
+    depth: int | None, share: float, expected: set[int]
+) -> None:
+    trunk = Trunk(tiny_llama(layers=4))
+    trunk.add("reward", Lora(r=2, layers=share), seed=0, depth=depth)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in trunk.parameters("reward")} == expected

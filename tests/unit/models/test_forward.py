@@ -209,3 +209,21 @@ def test_a_model_without_a_head_is_refused() -> None:
     bare = GPT2Model(tiny_gpt2().config)
     with pytest.raises(ModelError, match="AutoModelForCausalLM"):
         hidden_states(bare, collate(GROUPS))
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_reading_after_some_layers_is_the_models_own_state_there(make: object) -> None:
+    model = make(layers=3)  # type: ignore[operator]
+    batch = collate([Encoded((1, 2, 3), ((4, 5, 6, 7),))])
+    with torch.no_grad():
+        whole = model(batch.input_ids_BL, output_hidden_states=True)
+        norm = model.model.norm if hasattr(model, "model") else model.transformer.ln_f
+        for layers in (1, 2):
+            torch.testing.assert_close(
+                hidden_states(model, batch, layers=layers), norm(whole.hidden_states[layers])[0]
+            )
+        assert torch.equal(hidden_states(model, batch, layers=3), hidden_states(model, batch))
+        assert torch.equal(model(batch.input_ids_BL).logits, whole.logits)  # the layers are back
+    for layers in (0, 4):
+        with pytest.raises(ModelError, match=f"cannot be read after {layers} layers: found 3 layers"):
+            hidden_states(model, batch, layers=layers)
