@@ -93,6 +93,12 @@ class RewardConfig(Stage):
         0.1, gt=0, description="ridge of the linear probe that the head starts as; null for a random head"
     )
     center_rewards_coefficient: float = Field(0.0, ge=0, description="pulls rewards towards 0")
+    depth: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the trunk's layers that are run; the head reads the last of them",
+    )
     lora: Lora = Lora(layers=0.5)
     optim: Optim = Optim(learning_rate=3e-4, warmup_share=0.05, schedule="linear")
     strict: bool = STRICT
