@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from web import hostile
 
 from accord.web.render import LONGEST, LONGEST_MARKDOWN, MOST_MARKS, render_text, visible
+from web import hostile
 
-TAGS = set(
-    "p br hr h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td div span".split()
-)
+TAGS = {
+    *("p", "br", "hr", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong"),
+    *("s", "table", "thead", "tbody", "tr", "th", "td", "div", "span"),
+}
 VOID = {"br", "hr"}
 ATTRIBUTES = {
     ("dir", "auto"),

@@ -33,9 +33,10 @@ MOST_TOKENS = 5_000
 MOST_MARKS = 4  # combining marks on one character; Vietnamese needs 2, Tibetan and Biblical Hebrew 4
 
 _BLANK = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters that look like nothing
-_TAGS = frozenset(
-    "p br hr h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td div span".split()
-)
+_TAGS = {
+    *("p", "br", "hr", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong"),
+    *("s", "table", "thead", "tbody", "tr", "th", "td", "div", "span"),
+}
 _ATTRIBUTES = {"ol": {"start"}, "li": {"value"}, "div": {"tabindex"}, "pre": {"tabindex"}}
 _DIRECTED = ("p", "h3", "h4", "h5", "h6", "li", "blockquote", "th", "td")
 _CLASSES = {"span": {"link", "address", "language"}, "div": {"scroll"}}
@@ -49,7 +50,7 @@ def render_text(text: str) -> Markup:
         return Markup('<div class="text plain" dir="auto">{}</div>').format(shown)
     html = nh3.clean(
         _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}),
-        tags=set(_TAGS),
+        tags=_TAGS,
         attributes={tag: set(names) for tag, names in _ATTRIBUTES.items()},
         allowed_classes={tag: set(names) for tag, names in _CLASSES.items()},
         set_tag_attribute_values={tag: {"dir": "auto"} for tag in _DIRECTED},
@@ -63,7 +64,7 @@ def render_text(text: str) -> Markup:
 def visible(text: str, *, longest: int = LONGEST) -> str:
     """`text` with every character that cannot be seen or reorders others shown as its code, cut at `longest`.
 
-    A single joiner or variation selector after a letter outside ASCII stays: Persian, Hindi and emoji need it.
+    A single joiner or variation selector after a letter outside ASCII stays: Persian, Hindi, emoji need it.
     """
     cut = (
         text[:longest]
