@@ -17,27 +17,43 @@ from accord.config.offline import (
     RobustDpoConfig,
     SimpoConfig,
 )
-from accord.config.online import KlControl, PpoConfig
+from accord.config.online import (
+    BestOfNConfig,
+    GrpoConfig,
+    KlControl,
+    OnlineConfig,
+    OnlineDpoConfig,
+    PpoConfig,
+    ReinforcePlusPlusConfig,
+    RlooConfig,
+    XpoConfig,
+)
 from accord.config.reading import describe, read_config, with_overrides
 from accord.config.stages import AskConfig, EvalConfig, RewardConfig, RunConfig, SampleConfig, SftConfig
 
 __all__ = [
     "AskConfig",
+    "BestOfNConfig",
     "CdpoConfig",
     "CpoConfig",
     "DpoConfig",
     "Dtype",
     "EvalConfig",
+    "GrpoConfig",
     "IpoConfig",
     "KlControl",
     "KtoConfig",
     "Lora",
     "OfflineConfig",
+    "OnlineConfig",
+    "OnlineDpoConfig",
     "Optim",
     "OrpoConfig",
     "PairConfig",
     "PpoConfig",
+    "ReinforcePlusPlusConfig",
     "RewardConfig",
+    "RlooConfig",
     "RobustDpoConfig",
     "RunConfig",
     "SampleConfig",
@@ -45,6 +61,7 @@ __all__ = [
     "SftConfig",
     "SimpoConfig",
     "Stage",
+    "XpoConfig",
     "describe",
     "read_config",
     "with_overrides",

@@ -1,23 +1,38 @@
-"""Settings of the methods that sample while they learn."""
+"""Settings of the methods that sample while they learn: what all share, and a little more for each."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
 from accord.config.base import (
+    DTYPE,
     MAX_NEW_TOKENS,
     MODEL,
     PROMPTS,
     ROWS,
     SAVE,
+    SEED,
     TOP_P,
+    Dtype,
     Lora,
     Optim,
     Settings,
     Stage,
 )
+
+REWARD_MODEL: str = Field(description="`accord reward`'s, or a Hugging Face classifier with one output")
+CLIP_RANGE: float = Field(0.2, gt=0, description="of the probability ratio")
+STOP_KL: float = Field(0.1, gt=0, description="end an update early above this approximate KL per token")
+IMPORTANCE_CAP: float | None = Field(
+    None,
+    ge=1,
+    description="weigh tokens by trainer over sampler probability, at most this; null trusts the sampler's",
+)
+GAMMA: float = Field(1.0, gt=0, le=1, description="discount per token")
+GROUP: int = Field(8, ge=2, description="answers per prompt, to be compared with one another")
 
 
 class KlControl(Settings):
@@ -30,11 +45,11 @@ class KlControl(Settings):
     clip: float = Field(0.2, gt=0, description="bound on the relative error in one update")
 
 
-class PpoConfig(Stage):
-    """Proximal policy optimisation against a reward model (Schulman 2017; Ouyang 2022; Huang 2024)."""
+class OnlineConfig(Stage):
+    """What every method has that samples, scores and updates in turn."""
 
     model: str = MODEL
-    reward_model: str = Field(description="`accord reward`'s, or a Hugging Face classifier with one output")
+    reward_model: str = REWARD_MODEL
     prompts: str = PROMPTS
     iterations: int = Field(50, gt=0, description="rounds of sampling and updating")
     prompts_per_iteration: int = Field(8, gt=0, description="prompts answered in one iteration")
@@ -45,15 +60,27 @@ class PpoConfig(Stage):
     rows: int = ROWS
     epochs: int = Field(2, gt=0, description="passes over each iteration's answers")
     minibatches: int = Field(2, gt=0, description="optimiser steps in each pass")
-    clip_range: float = Field(0.2, gt=0, description="of the probability ratio")
-    value_clip_range: float = Field(0.2, gt=0, description="of the critic's change")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="λ of GAE")
-    kl: KlControl = KlControl()
-    stop_kl: float = Field(0.1, gt=0, description="end an update early above this approximate KL per token")
     missing_end_penalty: float | None = Field(
         1.0, ge=0, description="an answer that does not end by itself scores minus this, whatever it says"
     )
+    ptx_data: str | None = Field(None, description="demonstrations to keep likely (PPO-ptx); null for none")
+    ptx_coef: float = Field(1.0, ge=0, description="weight of their mean log-probability per token")
+    ptx_batch_size: int = Field(8, gt=0, description="demonstrations in an optimiser step")
+    lora: Lora | None = Field(default_factory=Lora)
+    optim: Optim = Optim(learning_rate=1e-4, schedule="linear", adam_epsilon=1e-5)
+    save: Literal["merged", "adapter"] = SAVE
+
+
+class PpoConfig(OnlineConfig):
+    """Proximal policy optimisation against a reward model (Schulman 2017; Ouyang 2022; Huang 2024)."""
+
+    clip_range: float = CLIP_RANGE
+    value_clip_range: float = Field(0.2, gt=0, description="of the critic's change")
+    gamma: float = GAMMA
+    lam: float = Field(0.95, ge=0, le=1, description="λ of GAE")
+    kl: KlControl = KlControl()
+    stop_kl: float = STOP_KL
+    importance_sampling_cap: float | None = IMPORTANCE_CAP
     whiten_rewards: bool = Field(False, description="scale each iteration's rewards to variance 1")
     critic: Literal["reward", "reference", "policy"] = Field(
         "reward", description="whose hidden states the value head reads"
@@ -65,6 +92,102 @@ class PpoConfig(Stage):
     vf_coef: float = Field(
         0.1, ge=0, description="weight of the value loss when the critic shares the policy's trunk"
     )
-    lora: Lora | None = Field(default_factory=Lora)
-    optim: Optim = Optim(learning_rate=1e-4, schedule="linear", adam_epsilon=1e-5)
-    save: Literal["merged", "adapter"] = SAVE
+
+
+class GrpoConfig(OnlineConfig):
+    """Group relative policy optimisation (Shao 2024), with the switches of Dr. GRPO, DAPO and GSPO."""
+
+    k: int = GROUP
+    epsilon: float = Field(0.2, gt=0, description="how far below 1 the ratio may fall with profit")
+    epsilon_high: float | None = Field(
+        None, gt=0, description="how far above 1; null for epsilon (DAPO: 0.28)"
+    )
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="sequence: one ratio per answer (GSPO; wants an epsilon near 4e-4)"
+    )
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "dapo", description="mean of answers' means, mean of tokens, or a constant length (dr_grpo)"
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="advantages are divided by this deviation of the scores (Dr. GRPO: none)"
+    )
+    drop_equal_groups: bool = Field(False, description="leave out groups of equal scores (DAPO)")
+    overlong_buffer: int = Field(
+        0, ge=0, description="tokens before max_new_tokens over which a penalty grows (DAPO); 0 for none"
+    )
+    overlong_penalty: float = Field(1.0, ge=0, description="taken from the score at max_new_tokens")
+    mask_truncated_completions: bool = Field(
+        False, description="answers that did not end by themselves do not train"
+    )
+    kl: KlControl = KlControl(coef=0.04)
+    use_kl_in_reward: bool = Field(False, description="take the KL (k1) from the reward, not into the loss")
+    kl_estimator: Literal["k2", "k3", "k3_corrected"] = Field(
+        "k3_corrected", description="of the KL in the loss; k3 (the paper's) lowers the reverse divergence"
+    )
+    stop_kl: float = STOP_KL
+    importance_sampling_cap: float | None = IMPORTANCE_CAP
+
+
+class RlooConfig(OnlineConfig):
+    """REINFORCE with a leave-one-out baseline, a whole answer being one action (Ahmadian 2024)."""
+
+    k: int = Field(4, ge=2, description="answers per prompt, to be compared with one another")
+    epochs: int = Field(1, gt=0, description="passes over each iteration's answers")
+    clip_range: float = Field(0.2, gt=0, description="of the probability ratio of a whole answer")
+    kl: KlControl = KlControl()
+    stop_kl: float = STOP_KL
+    importance_sampling_cap: float | None = IMPORTANCE_CAP
+
+
+class ReinforcePlusPlusConfig(OnlineConfig):
+    """REINFORCE++: rewards still to come, whitened over the batch, with PPO's clip (Hu 2025)."""
+
+    baseline: Literal["none", "group"] = Field(
+        "none", description="group: first compare each score with its siblings' mean"
+    )
+    clip_range: float = CLIP_RANGE
+    gamma: float = GAMMA
+    kl: KlControl = KlControl()
+    stop_kl: float = STOP_KL
+    importance_sampling_cap: float | None = IMPORTANCE_CAP
+
+
+class OnlineDpoConfig(OnlineConfig):
+    """DPO on the policy's own best and worst answers by the reward (Guo 2024; Dong 2024)."""
+
+    k: int = Field(4, ge=2, description="answers per prompt; the best and the worst are compared")
+    epochs: int = Field(1, gt=0, description="passes over each iteration's pairs")
+    beta: float = Field(0.1, gt=0, description="DPO's β: the KL coefficient of what it optimises")
+
+
+class XpoConfig(OnlineConfig):
+    """Online DPO that explores: answers of policy and reference compared, and optimism (Xie 2024)."""
+
+    k: int = Field(2, gt=0, description="answers per prompt of the policy, and as many of the reference")
+    epochs: int = Field(1, gt=0, description="passes over each iteration's pairs")
+    beta: float = Field(0.1, gt=0, description="DPO's β: the KL coefficient of what it optimises")
+    alpha: float = Field(1e-5, ge=0, description="weight of the optimism; 0 leaves it out")
+
+
+class BestOfNConfig(Settings):
+    """Keep the best of n answers by the reward; with `sft`, fine-tune on them (rejection sampling)."""
+
+    model: str = MODEL
+    reward_model: str = REWARD_MODEL
+    prompts: str = PROMPTS
+    out: Path = Field(description="folder for results")
+    n: int = Field(8, ge=2, description="answers per prompt to choose from")
+    temperature: float = Field(1.0, gt=0, description="for sampling")
+    top_p: float = TOP_P
+    max_new_tokens: int = MAX_NEW_TOKENS
+    rows: int = ROWS
+    missing_end_penalty: float | None = Field(
+        1.0, ge=0, description="an answer that does not end by itself scores minus this, whatever it says"
+    )
+    tokens_per_microbatch: int = Field(2048, gt=0, description="of the reward model's passes")
+    limit: int | None = Field(None, gt=0, description="read at most this many prompts")
+    sft: dict[str, Any] | None = Field(
+        None, description="settings of `accord sft` for a run on the best answers; {} for its defaults"
+    )
+    seed: int = SEED
+    dtype: Dtype = DTYPE

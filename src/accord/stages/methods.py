@@ -1,0 +1,305 @@
+"""The on-policy methods. Each is a way to give credit and a loss, and the table says which.
+
+Credit turns an iteration's rollouts into advantages (or pairs) once; the loss turns them, and what the policy
+says now, into a gradient, a micro-batch at a time. The arithmetic of both is in `accord.objectives`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from accord.config import (
+    GrpoConfig,
+    OnlineConfig,
+    OnlineDpoConfig,
+    PpoConfig,
+    ReinforcePlusPlusConfig,
+    RlooConfig,
+    XpoConfig,
+)
+from accord.errors import ConfigError
+from accord.objectives.credit import to_tokens
+from accord.objectives.grpo import grpo_advantages, grpo_loss, loss_count, overlong_penalty, varied_groups
+from accord.objectives.importance import importance_weights
+from accord.objectives.online_dpo import Pairs, best_and_worst, better_and_worse, online_dpo_loss
+from accord.objectives.ppo import gae, policy_loss, ppo_loss, shape_rewards, whiten
+from accord.objectives.reinforce import (
+    minus_kl,
+    reinforce_plus_plus_advantages,
+    rloo_advantages,
+    sequence_loss,
+)
+from accord.objectives.xpo import xpo_loss
+from accord.records import Terms
+from accord.stages.rollouts import Part, Rollouts
+from accord.training.run import Metrics
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Credit per token."""
+
+    advantages_CT: Tensor
+    returns_CT: Tensor  # what a critic should have said; zeros without one
+    keep_C: Tensor  # bool: the answers that the update uses
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Credit as pairs of answers, by their places among all answers of the iteration."""
+
+    pairs: Pairs
+    explore_P: Tensor  # the pairs' answers that the reference drew (XPO); empty otherwise
+    keep_C: Tensor
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch of an update, as a loss sees it. `credit` is what the method's own credit returned."""
+
+    config: Any
+    rollouts: Rollouts
+    credit: Any
+    kl_coef: float
+    part: Part
+    logps_CT: Tensor  # the policy's now, with its gradient
+    values_CT: Tensor | None  # the critic's, where it is trained together with the policy
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table below.
+
+    `count` is what a step's loss is divided by, from the lengths of all its answers. `start` names a metric
+    and the value that it must have at the very first step.
+    """
+
+    name: str
+    label: str
+    credit: Callable[[Any, Rollouts, float], Advantages | Comparisons]  # (settings, rollouts, KL coefficient)
+    loss: Callable[[Step], Terms]
+    count: Callable[[Any, Sequence[int]], float]
+    start: tuple[str, float] = ("val/ratio", 1.0)
+
+
+# ------------------------------------------------------------------------------------------------ credit
+
+
+def ppo_credit(c: PpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
+    rewards_CT = shape_rewards(r.rewards_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, kl_coef)
+    if c.whiten_rewards:
+        rewards_CT = whiten(rewards_CT, r.mask_CT, shift_mean=False)
+    advantages_CT, returns_CT = gae(rewards_CT, r.values_CT, r.mask_CT, gamma=c.gamma, lam=c.lam)
+    return _advantages(c, r, whiten(advantages_CT, r.mask_CT), returns_CT=returns_CT)
+
+
+def grpo_credit(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
+    rewards_C, keep_C = r.rewards_C, torch.ones_like(r.own_C)
+    if c.overlong_buffer:
+        lengths_C = r.mask_CT.sum(1)
+        over_C = overlong_penalty(lengths_C, max_length=c.max_new_tokens, buffer=c.overlong_buffer)
+        rewards_C = rewards_C - c.overlong_penalty * over_C.to(rewards_C)
+    if c.use_kl_in_reward:
+        rewards_C = minus_kl(rewards_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, kl_coef=kl_coef)
+    if c.drop_equal_groups:
+        keep_C = keep_C & varied_groups(rewards_C, r.group_C)
+    if c.mask_truncated_completions:
+        keep_C = keep_C & r.finished_C
+    advantages_C = grpo_advantages(rewards_C, r.group_C, scale=c.scale_rewards)
+    level = c.importance_sampling_level
+    return _advantages(c, r, to_tokens(advantages_C, r.mask_CT), keep_C=keep_C, level=level)
+
+
+def rloo_credit(c: RlooConfig, r: Rollouts, kl_coef: float) -> Advantages:
+    advantages_C = rloo_advantages(
+        r.rewards_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, r.group_C, kl_coef=kl_coef
+    )
+    return _advantages(c, r, to_tokens(advantages_C, r.mask_CT), level="sequence")
+
+
+def reinforce_plus_plus_credit(c: ReinforcePlusPlusConfig, r: Rollouts, kl_coef: float) -> Advantages:
+    advantages_CT = reinforce_plus_plus_advantages(
+        r.rewards_C,
+        r.logps_CT,
+        r.ref_logps_CT,
+        r.mask_CT,
+        kl_coef=kl_coef,
+        gamma=c.gamma,
+        group_C=r.group_C if c.baseline == "group" else None,
+    )
+    return _advantages(c, r, advantages_CT)
+
+
+def online_dpo_credit(c: OnlineDpoConfig, r: Rollouts, kl_coef: float) -> Comparisons:
+    return _comparisons(r, best_and_worst(r.rewards_C, r.group_C))
+
+
+def xpo_credit(c: XpoConfig, r: Rollouts, kl_coef: float) -> Comparisons:
+    """The policy's i-th answer to a prompt against the reference's i-th."""
+    own_P, theirs_P = r.own_C.nonzero().flatten(), (~r.own_C).nonzero().flatten()
+    return _comparisons(r, better_and_worse(r.rewards_C, own_P, theirs_P))
+
+
+def _advantages(
+    c: Any,
+    r: Rollouts,
+    advantages_CT: Tensor,
+    *,
+    returns_CT: Tensor | None = None,
+    keep_C: Tensor | None = None,
+    level: Literal["token", "sequence"] = "token",
+) -> Advantages:
+    """With the advantages' mean and deviation, and weighted where the sampler is not trusted."""
+    keep_C = torch.ones_like(r.own_C) if keep_C is None else keep_C
+    used_N = advantages_CT[r.mask_CT & keep_C[:, None]]
+    metrics = {"completions/used": float(keep_C.double().mean())}
+    if len(used_N):
+        metrics |= {
+            "objective/advantages": float(used_N.mean()),
+            "objective/advantages_std": float(used_N.std(correction=0)),
+        }
+    if c.importance_sampling_cap is not None:
+        cap = c.importance_sampling_cap
+        weights_CT = importance_weights(r.logps_CT, r.sampler_logps_CT, r.mask_CT, cap=cap, level=level)
+        # All our losses are linear in positive scales of the advantages.
+        advantages_CT = advantages_CT * weights_CT
+        weights_N = weights_CT[r.mask_CT]
+        metrics["policy/importance_avg"] = float(weights_N.mean())
+        metrics["policy/importance_clipfrac"] = float((weights_N >= cap).double().mean())
+    returns_CT = torch.zeros_like(advantages_CT) if returns_CT is None else returns_CT
+    return Advantages(advantages_CT, returns_CT, keep_C, metrics)
+
+
+def _comparisons(r: Rollouts, pairs: Pairs) -> Comparisons:
+    keep_C = torch.zeros_like(r.own_C)
+    keep_C[torch.cat(pairs)] = True
+    explore_C = keep_C & ~r.own_C
+    metrics = {"completions/used": float(keep_C.double().mean())}
+    return Comparisons(pairs, explore_C.nonzero().flatten(), keep_C, metrics)
+
+
+# -------------------------------------------------------------------------------------------------- loss
+
+
+def ppo_terms(s: Step) -> Terms:
+    r, take = s.rollouts, s.part.take
+    if s.values_CT is None:
+        return clipped_terms(s)
+    return ppo_loss(
+        s.logps_CT,
+        s.values_CT,
+        old_logps_CT=take(r.logps_CT),
+        old_values_CT=take(r.values_CT),
+        advantages_CT=take(s.credit.advantages_CT),
+        returns_CT=take(s.credit.returns_CT),
+        mask_CT=s.part.batch.mask_CT,
+        clip_range=s.config.clip_range,
+        value_clip_range=s.config.value_clip_range,
+        vf_coef=s.config.vf_coef,
+    )
+
+
+def clipped_terms(s: Step) -> Terms:
+    old_logps_CT, advantages_CT = s.part.take(s.rollouts.logps_CT), s.part.take(s.credit.advantages_CT)
+    mask_CT = s.part.batch.mask_CT
+    return policy_loss(s.logps_CT, old_logps_CT, advantages_CT, mask_CT, clip_range=s.config.clip_range)
+
+
+def grpo_terms(s: Step) -> Terms:
+    c: GrpoConfig = s.config
+    return grpo_loss(
+        s.logps_CT,
+        old_logps_CT=s.part.take(s.rollouts.logps_CT),
+        ref_logps_CT=s.part.take(s.rollouts.ref_logps_CT),
+        advantages_CT=s.part.take(s.credit.advantages_CT),
+        mask_CT=s.part.batch.mask_CT,
+        clip_low=c.epsilon,
+        clip_high=c.epsilon if c.epsilon_high is None else c.epsilon_high,
+        level=c.importance_sampling_level,
+        loss_type=c.loss_type,
+        kl_coef=0.0 if c.use_kl_in_reward else s.kl_coef,
+        kl_estimator=c.kl_estimator,
+    )
+
+
+def rloo_terms(s: Step) -> Terms:
+    # An answer's tokens all carry its advantage, and every answer has a first token.
+    advantages_C = s.part.take(s.credit.advantages_CT)[:, 0]
+    old_logps_CT, mask_CT = s.part.take(s.rollouts.logps_CT), s.part.batch.mask_CT
+    return sequence_loss(s.logps_CT, old_logps_CT, advantages_C, mask_CT, clip_range=s.config.clip_range)
+
+
+def online_dpo_terms(s: Step) -> Terms:
+    ref_logps_CT, mask_CT = s.part.take(s.rollouts.ref_logps_CT), s.part.batch.mask_CT
+    pairs, _ = _places(s)
+    return online_dpo_loss(s.logps_CT, ref_logps_CT, mask_CT, pairs, beta=s.config.beta)
+
+
+def xpo_terms(s: Step) -> Terms:
+    ref_logps_CT, mask_CT = s.part.take(s.rollouts.ref_logps_CT), s.part.batch.mask_CT
+    pairs, explore_P = _places(s)
+    weights = {"beta": s.config.beta, "alpha": s.config.alpha}
+    return xpo_loss(s.logps_CT, ref_logps_CT, mask_CT, pairs, explore_P, **weights)
+
+
+def _places(s: Step) -> tuple[Pairs, Tensor]:
+    """This part's pairs and the reference's answers among them, by their places in the part.
+
+    A group is never cut, so both answers of a pair are in one part.
+    """
+    place_C = torch.full((len(s.rollouts.mask_CT),), -1)
+    place_C[s.part.rows_C] = torch.arange(len(s.part.rows_C))
+    chosen_P, rejected_P, explore_P = (place_C[where_P] for where_P in (*s.credit.pairs, s.credit.explore_P))
+    here_P = chosen_P >= 0
+    return (chosen_P[here_P], rejected_P[here_P]), explore_P[explore_P >= 0]
+
+
+# ------------------------------------------------------------------------------------------------- count
+
+
+def per_token(c: Any, lengths: Sequence[int]) -> float:
+    return sum(lengths)
+
+
+def per_answer(c: Any, lengths: Sequence[int]) -> float:
+    return len(lengths)
+
+
+def per_pair(c: Any, lengths: Sequence[int]) -> float:
+    return len(lengths) / 2
+
+
+def by_loss_type(c: GrpoConfig, lengths: Sequence[int]) -> float:
+    return loss_count(lengths, c.loss_type, max_length=c.max_new_tokens)
+
+
+METHODS: Mapping[type[OnlineConfig], Method] = {
+    PpoConfig: Method("ppo", "PPO", ppo_credit, ppo_terms, per_token),
+    GrpoConfig: Method("grpo", "GRPO", grpo_credit, grpo_terms, by_loss_type),
+    RlooConfig: Method("rloo", "RLOO", rloo_credit, rloo_terms, per_answer),
+    ReinforcePlusPlusConfig: Method(
+        "reinforce++", "REINFORCE++", reinforce_plus_plus_credit, clipped_terms, per_token
+    ),
+    OnlineDpoConfig: Method(
+        "online-dpo", "online DPO", online_dpo_credit, online_dpo_terms, per_pair, ("rewards/margins", 0.0)
+    ),
+    XpoConfig: Method("xpo", "XPO", xpo_credit, xpo_terms, per_pair, ("rewards/margins", 0.0)),
+}
+
+
+def check(config: OnlineConfig) -> None:
+    """Raise ConfigError for settings that contradict one another, before anything is loaded."""
+    if isinstance(config, GrpoConfig) and config.overlong_buffer > config.max_new_tokens:
+        raise ConfigError(
+            f"overlong_buffer = {config.overlong_buffer} is longer than max_new_tokens = "
+            f"{config.max_new_tokens}; lower it"
+        )
+    if isinstance(config, ReinforcePlusPlusConfig) and config.baseline == "group" and config.k < 2:
+        raise ConfigError("baseline: group compares answers to one prompt, so k must be at least 2")

@@ -1,0 +1,220 @@
+"""From sampled answers to rollouts: scores, reference log-probs, what a critic reads.
+
+All arithmetic of an iteration happens on one padded tensor per quantity, C answers by T tokens; only the
+passes through the models are cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from accord.config import OnlineConfig
+from accord.data.batches import GroupBatch, collate, plan
+from accord.data.render import Encoded
+from accord.errors import NumericsError
+from accord.models.forward import hidden_states, token_logps
+from accord.objectives.grpo import varied_groups
+from accord.objectives.importance import mismatch_kl
+from accord.objectives.kl import k3
+from accord.objectives.ppo import missing_end_penalty
+from accord.records import Group
+from accord.rewards.scorer import Scorer
+from accord.stages.common import Bench
+from accord.stages.critic import Critic
+from accord.training.run import Metrics
+
+POLICY = "policy"
+REFERENCE = "reference"  # the policy version of answers that the reference drew
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One iteration's answers with all that credit and update need; made once, never changed.
+
+    C answers (groups in order, each group's answers in order), T the longest in tokens, D hidden size.
+    """
+
+    groups: Sequence[Group]
+    encoded: Sequence[Encoded]
+    group_C: Tensor  # which group each answer belongs to
+    own_C: Tensor  # bool: drawn by the policy (not by the reference, as half of XPO's are)
+    finished_C: Tensor  # bool: ended by itself
+    mask_CT: Tensor
+    sampler_logps_CT: Tensor  # as the sampler recorded them, at the sampling temperature
+    logps_CT: Tensor  # the old policy's: the sampler's, or the trainer's where importance is weighed
+    ref_logps_CT: Tensor
+    scores_C: Tensor  # the reward model's, before penalty and KL
+    rewards_C: Tensor  # with the penalty for answers without an end
+    features_CTD: Tensor | None  # what a critic on frozen features reads
+    values_CT: Tensor  # zeros without a critic
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch: the tokens, and which rows of the iteration's tensors they are."""
+
+    batch: GroupBatch
+    rows_C: Tensor
+    groups: Sequence[int]
+
+    def take(self, full: Tensor) -> Tensor:
+        """This part's rows of a (C, T, ...) tensor, cut to the part's own longest answer."""
+        return full[self.rows_C, : self.batch.mask_CT.shape[1]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes through the models that an iteration needs."""
+
+    config: OnlineConfig
+    bench: Bench
+    scorer: Scorer
+    critic: Critic | None
+
+    def parts(
+        self, encoded: Sequence[Encoded], rows: Sequence[Sequence[int]], chosen: Sequence[int]
+    ) -> list[Part]:
+        """Micro-batches over the chosen groups; `rows` are the places of each group's answers."""
+        found = []
+        for indices in plan([encoded[i] for i in chosen], self.config.optim.tokens_per_microbatch):
+            groups = [chosen[i] for i in indices]
+            batch = collate([encoded[g] for g in groups], shared=self.bench.shared)
+            found.append(Part(batch, torch.tensor([row for g in groups for row in rows[g]]), groups))
+        return found
+
+    def hidden(self, name: str | None, batch: GroupBatch) -> Tensor:
+        with self.bench.trunk.use(name) as model:
+            return hidden_states(model, batch)
+
+    def logps(self, name: str | None, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+        """(hidden states, log-probs) through adapter `name`, at the sampling temperature."""
+        with self.bench.trunk.use(name) as model:
+            hidden_FD = hidden_states(model, batch)
+            logps_CT, _ = token_logps(
+                model,
+                hidden_FD,
+                batch.where_CT,
+                batch.targets_CT,
+                batch.mask_CT,
+                temperature=self.config.temperature,
+            )
+        return hidden_FD, logps_CT
+
+    @torch.no_grad()
+    def roll_out(self, groups: Sequence[Group], *, recompute: bool, first: bool) -> Rollouts:
+        """Score the groups and read off what the update needs.
+
+        With `recompute` the old log-probs are the trainer's instead of the sampler's. `first` says that the
+        policy must still be its reference, which is then checked.
+        """
+        encoded = [self.bench.renderer.group(g) for g in groups]
+        answers = [c for g in groups for c in g.completions]
+        lengths = [len(ids) for e in encoded for ids in e.completion_ids]
+        mask_CT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        dtype = torch.promote_types(self.bench.loaded.model.dtype, torch.float32)
+        sampled_CT = torch.zeros(mask_CT.shape, dtype=dtype)
+        for row, answer in enumerate(answers):
+            sampled_CT[row, : len(answer.logps)] = torch.tensor(answer.logps, dtype=dtype)
+        logps_CT = torch.zeros_like(sampled_CT) if recompute else sampled_CT
+        ref_logps_CT, values_CT = torch.zeros_like(sampled_CT), torch.zeros_like(sampled_CT)
+        scores_C = torch.zeros(len(lengths), dtype=dtype)
+        critic, features_CTD = self.critic, None
+        if critic is not None and critic.engine is not None:
+            features_CTD = torch.zeros(*mask_CT.shape, self.bench.hidden_size, dtype=dtype)
+        for part in self.parts(encoded, answer_rows(encoded), range(len(encoded))):
+            rows, width = part.rows_C, part.batch.mask_CT.shape[1]
+            ref_hidden_FD, ref_logps_CT[rows, :width] = self.logps(None, part.batch)
+            if first:
+                self.check_start(part, ref_logps_CT, sampled_CT)
+            if recompute:
+                _, logps_CT[rows, :width] = self.logps(POLICY, part.batch)
+            scores = self.scorer([groups[i] for i in part.groups], part.batch)
+            scores_C[rows] = scores.scores_C.to(dtype)
+            if critic is not None and features_CTD is not None:
+                hidden_FD = critic.features(ref_hidden_FD, scores.hidden_FD)
+                features_CTD[rows, :width] = hidden_FD[part.batch.where_CT].to(dtype)
+            elif critic is not None:
+                values_CT[rows, :width] = critic.head(self.hidden(POLICY, part.batch)[part.batch.where_CT])
+        if critic is not None and features_CTD is not None:
+            values_CT = critic.head(features_CTD)
+
+        finished_C = torch.tensor([c.finish_reason == "stop" for c in answers])
+        rewards_C, penalty = scores_C, self.config.missing_end_penalty
+        if penalty is not None:
+            rewards_C = missing_end_penalty(scores_C, finished_C, penalty, mode="replace")
+        return Rollouts(
+            groups=groups,
+            encoded=encoded,
+            group_C=torch.tensor([g for g, e in enumerate(encoded) for _ in e.completion_ids]),
+            own_C=torch.tensor([c.policy_version != REFERENCE for c in answers]),
+            finished_C=finished_C,
+            mask_CT=mask_CT,
+            sampler_logps_CT=sampled_CT,
+            logps_CT=logps_CT,
+            ref_logps_CT=ref_logps_CT,
+            scores_C=scores_C,
+            rewards_C=rewards_C,
+            features_CTD=features_CTD,
+            values_CT=values_CT * mask_CT,
+        )
+
+    def check_start(self, part: Part, ref_logps_CT: Tensor, sampled_CT: Tensor) -> None:
+        """Before the first update the policy is the reference: KL exactly 0, ratio 1 to rounding."""
+        _, logps_CT = self.logps(POLICY, part.batch)
+        drift = float((logps_CT - part.take(ref_logps_CT)).abs().max())
+        if drift != 0.0:
+            raise NumericsError(
+                f"at step 0 the policy differs from its reference by {drift:.2e} nats in a token"
+            )
+        gap = float(((logps_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
+        tolerance = 1e-3 if logps_CT.dtype in (torch.float32, torch.float64) else 0.2
+        if gap > tolerance:
+            raise NumericsError(
+                f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token"
+            )
+
+
+def answer_rows(encoded: Sequence[Encoded]) -> list[list[int]]:
+    """The places of each group's answers among all answers."""
+    found, start = [], 0
+    for group in encoded:
+        found.append(list(range(start, start + len(group.completion_ids))))
+        start += len(group.completion_ids)
+    return found
+
+
+def selected(encoded: Sequence[Encoded], keep_C: Tensor) -> tuple[list[Encoded], list[list[int]]]:
+    """The groups with only the answers that are kept, and these answers' places; emptied groups are gone."""
+    groups, rows = [], []
+    for group, places in zip(encoded, answer_rows(encoded), strict=True):
+        kept = [place for place in places if keep_C[place]]
+        if kept:
+            ids = tuple(group.completion_ids[place - places[0]] for place in kept)
+            groups.append(Encoded(group.prompt_ids, ids))
+            rows.append(kept)
+    return groups, rows
+
+
+def summarise(r: Rollouts, kl_coef: float) -> Metrics:
+    """The iteration in TRL's names; KL and reward are means over the policy's answers, in nats and units."""
+    mask_CT = r.mask_CT[r.own_C]
+    logps_CT, ref_logps_CT, scores_C = r.logps_CT[r.own_C], r.ref_logps_CT[r.own_C], r.scores_C[r.own_C]
+    kl = float(((logps_CT - ref_logps_CT) * mask_CT).sum(1).mean())
+    metrics = {
+        "objective/kl": kl,
+        "objective/kl_k3": float((k3(logps_CT, ref_logps_CT) * mask_CT).sum(1).mean()),
+        "objective/entropy": float(-(logps_CT * mask_CT).sum(1).mean()),
+        "objective/scores": float(scores_C.mean()),
+        "objective/scores_std": float(scores_C.std()),
+        "objective/rlhf_reward": float(scores_C.mean()) - kl_coef * kl,
+        "completions/mean_length": float(mask_CT.sum(1).float().mean()),
+        "completions/clipped_ratio": 1 - int(r.finished_C[r.own_C].sum()) / len(mask_CT),
+        "frac_reward_zero_std": 1 - float(varied_groups(r.rewards_C, r.group_C).double().mean()),
+    }
+    if r.logps_CT is not r.sampler_logps_CT:
+        metrics["policy/mismatch_kl"] = float(mismatch_kl(r.logps_CT, r.sampler_logps_CT, r.mask_CT))
+    return metrics
