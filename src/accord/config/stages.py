@@ -137,11 +137,19 @@ class RunConfig(Settings):
     seed: int = SEED
     rounds: int = Field(1, gt=0, description="turns of the loop")
     raters: Literal["panel", "me"] = Field("panel", description="simulated raters, or you at the terminal")
-    method: Literal["ppo"] = Field("ppo", description="how the policy is improved")
+    method: Literal["ppo", "grpo", "rloo", "reinforce++", "online-dpo"] = Field(
+        "ppo", description="how the policy is improved"
+    )
     dtype: Dtype = DTYPE
     sft: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sft`")
     sample: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sample`")
     ask: dict[str, Any] = Field(default_factory=dict, description="settings of `accord ask`")
     reward: dict[str, Any] = Field(default_factory=dict, description="settings of `accord reward`")
     ppo: dict[str, Any] = Field(default_factory=dict, description="settings of `accord ppo`")
+    grpo: dict[str, Any] = Field(default_factory=dict, description="settings of `accord grpo`")
+    rloo: dict[str, Any] = Field(default_factory=dict, description="settings of `accord rloo`")
+    reinforce_plus_plus: dict[str, Any] = Field(
+        default_factory=dict, description="settings of `accord reinforce++`"
+    )
+    online_dpo: dict[str, Any] = Field(default_factory=dict, description="settings of `accord online-dpo`")
     eval: dict[str, Any] = Field(default_factory=dict, description="settings of `accord eval`")

@@ -1,6 +1,6 @@
 """The whole loop as a resumable state machine.
 
-    sft -> [ sample -> ask -> reward -> ppo -> eval -> gate ] x rounds -> report
+    sft -> [ sample -> ask -> reward -> ppo (or another method) -> eval -> gate ] x rounds -> report
 
 Every step reads and writes files in the run's folder and is also a command of its own. What is done is
 written down after each step, so an interrupted run goes on where it was; steps that train also resume
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,13 @@ from accord import __version__
 from accord.config import (
     AskConfig,
     EvalConfig,
+    GrpoConfig,
+    OnlineConfig,
+    OnlineDpoConfig,
     PpoConfig,
+    ReinforcePlusPlusConfig,
     RewardConfig,
+    RlooConfig,
     RunConfig,
     SampleConfig,
     SftConfig,
@@ -44,6 +49,15 @@ from accord.training.checkpoint import write_atomically
 from accord.training.run import peak_rss_gb, read_metrics
 
 Result = dict[str, Any]
+
+# method -> (its section in a run file, its settings)
+IMPROVE: Mapping[str, tuple[str, type[OnlineConfig]]] = {
+    "ppo": ("ppo", PpoConfig),
+    "grpo": ("grpo", GrpoConfig),
+    "rloo": ("rloo", RlooConfig),
+    "reinforce++": ("reinforce_plus_plus", ReinforcePlusPlusConfig),
+    "online-dpo": ("online_dpo", OnlineDpoConfig),
+}
 
 
 @dataclass
@@ -175,17 +189,18 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
         **common,
     )
     fitted = progress.step(f"{name}/reward", lambda: reward.run(rewarding, console), console)
+    section, schema = IMPROVE[config.method]
     improving = with_overrides(
-        PpoConfig,
-        "ppo",
-        config.ppo,
+        schema,
+        section,
+        getattr(config, section),
         model=policy,
         reward_model=fitted["model"],
         prompts=sampling.prompts,
-        out=out / "ppo",
+        out=out / config.method,
         **common,
     )
-    improved = progress.step(f"{name}/ppo", lambda: online.run(improving, console), console)
+    improved = progress.step(f"{name}/{config.method}", lambda: online.run(improving, console), console)
     with Ledger.open(ledger) as store:
         for model in (fitted["model"], improved["model"]):
             store.record_training(model, release, run=config.out.name)
@@ -223,7 +238,7 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
     """What report.json holds: the last round's numbers on top, every step's result below."""
     last = f"round-{config.rounds}"
     asked, fitted, improved, checked = (
-        progress.done[f"{last}/{s}"] for s in ("ask", "reward", "ppo", "eval")
+        progress.done[f"{last}/{s}"] for s in ("ask", "reward", config.method, "eval")
     )
     card = fitted["card"]
     return {
@@ -278,4 +293,5 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
 
 def _trained(config: RunConfig) -> list[str]:
     """The steps that log metrics."""
-    return ["sft", *(f"round-{n}/{name}" for n in range(1, config.rounds + 1) for name in ("reward", "ppo"))]
+    names = ("reward", config.method)
+    return ["sft", *(f"round-{n}/{name}" for n in range(1, config.rounds + 1) for name in names)]
