@@ -50,6 +50,12 @@ STAGES = {
     "simpo": ("SimpoConfig", "accord.stages.offline"),
     "cpo": ("CpoConfig", "accord.stages.offline"),
     "ppo": ("PpoConfig", "accord.stages.online"),
+    "grpo": ("GrpoConfig", "accord.stages.online"),
+    "rloo": ("RlooConfig", "accord.stages.online"),
+    "reinforce++": ("ReinforcePlusPlusConfig", "accord.stages.online"),
+    "online-dpo": ("OnlineDpoConfig", "accord.stages.online"),
+    "xpo": ("XpoConfig", "accord.stages.online"),
+    "best-of-n": ("BestOfNConfig", "accord.stages.best_of_n"),
     "eval": ("EvalConfig", "accord.stages.evaluate"),
 }
 
@@ -78,10 +84,12 @@ __all__ = [
     "Sampling",
     "agreement",
     "ask",
+    "best_of_n",
     "cdpo",
     "cpo",
     "dpo",
     "evaluate",
+    "grpo",
     "ipo",
     "kto",
     "load_demonstrations",
@@ -89,15 +97,19 @@ __all__ = [
     "load_preferences",
     "load_prompts",
     "load_unpaired",
+    "online_dpo",
     "orpo",
     "ppo",
     "read_samples",
+    "reinforce_plus_plus",
     "reward",
+    "rloo",
     "robust_dpo",
     "run",
     "sample",
     "sft",
     "simpo",
+    "xpo",
 ]
 
 
@@ -174,6 +186,36 @@ def cpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
 def ppo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
     """Improve a policy by PPO. Settings: `accord.config.PpoConfig`."""
     return _stage("ppo", settings, quiet)
+
+
+def grpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by GRPO, or Dr. GRPO, DAPO or GSPO. Settings: `accord.config.GrpoConfig`."""
+    return _stage("grpo", settings, quiet)
+
+
+def rloo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by REINFORCE with a leave-one-out baseline. Settings: `accord.config.RlooConfig`."""
+    return _stage("rloo", settings, quiet)
+
+
+def reinforce_plus_plus(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by REINFORCE++. Settings: `accord.config.ReinforcePlusPlusConfig`."""
+    return _stage("reinforce++", settings, quiet)
+
+
+def online_dpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by DPO on its own best and worst answers. Settings: `accord.config.OnlineDpoConfig`."""
+    return _stage("online-dpo", settings, quiet)
+
+
+def xpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by XPO: online DPO that explores. Settings: `accord.config.XpoConfig`."""
+    return _stage("xpo", settings, quiet)
+
+
+def best_of_n(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Keep the best of n answers, and fine-tune on them if asked to. Settings: `accord.config.BestOfNConfig`."""
+    return _stage("best-of-n", settings, quiet)
 
 
 def evaluate(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:

@@ -51,6 +51,12 @@ STAGE_HELP = {
     "simpo": "Improve a policy from preferences, no reference: SimPO.",
     "cpo": "Improve a policy from preferences, no reference: CPO.",
     "ppo": "Improve a policy by PPO against a reward model.",
+    "grpo": "Improve a policy without a critic: GRPO, Dr. GRPO, DAPO, GSPO.",
+    "rloo": "Improve a policy without a critic: leave-one-out REINFORCE.",
+    "reinforce++": "Improve a policy without a critic or siblings: REINFORCE++.",
+    "online-dpo": "Improve a policy by DPO on its own best and worst answers.",
+    "xpo": "Online DPO that explores what the reference hardly says.",
+    "best-of-n": "Keep the best of n answers; fine-tune on them if asked to.",
     "eval": "Compare two policies on held-out prompts.",
 }
 
