@@ -204,7 +204,7 @@ def reinforce_plus_plus(*, quiet: bool = False, **settings: Any) -> dict[str, An
 
 
 def online_dpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
-    """Improve a policy by DPO on its own best and worst answers. Settings: `accord.config.OnlineDpoConfig`."""
+    """Improve a policy by DPO on its own answers. Settings: `accord.config.OnlineDpoConfig`."""
     return _stage("online-dpo", settings, quiet)
 
 
@@ -214,7 +214,7 @@ def xpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
 
 
 def best_of_n(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
-    """Keep the best of n answers, and fine-tune on them if asked to. Settings: `accord.config.BestOfNConfig`."""
+    """Keep the best of n answers, or fine-tune on them too. Settings: `accord.config.BestOfNConfig`."""
     return _stage("best-of-n", settings, quiet)
 
 

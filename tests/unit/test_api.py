@@ -61,7 +61,8 @@ def test_a_stage_gets_its_settings_and_returns_its_result(name: str, monkeypatch
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(run=run))
     required = {n: "x" for n, f in getattr(config, schema).model_fields.items() if f.is_required()}
     required["out"] = Path("here") / "there"  # type: ignore[assignment]
-    function = accord.evaluate if name == "eval" else getattr(accord, name.replace("-", "_").replace("++", "_plus_plus"))
+    attribute = name.replace("-", "_").replace("++", "_plus_plus")
+    function = accord.evaluate if name == "eval" else getattr(accord, attribute)
     assert function(quiet=True, seed=7, **required) == {"model": "somewhere"}
     ((settings, quiet),) = seen
     assert isinstance(settings, getattr(config, schema))
