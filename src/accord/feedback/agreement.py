@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import sparse
 from scipy.special import betaln
 
 from accord.errors import DataError
+from accord.feedback.estimates import Bounds, Floats, check_resampling, quantiles, resample, share_bounds
 from accord.feedback.ratings import Level, Rating, check_ratings, read_ratings_csv
 from accord.records import Judgement
 
@@ -27,11 +27,6 @@ __all__ = [
     "read_ratings_csv",
     "single_label_ceiling",
 ]
-
-Bounds = tuple[float | None, float | None]
-Floats = NDArray[np.float64]
-
-_BLOCK = 4_000_000  # numbers held at once while resampling
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def agreement(
     """
     if level not in get_args(Level):
         raise DataError(f"level must be one of {', '.join(get_args(Level))}, not {level!r}")
-    _check_resampling(n_boot, confidence)
+    check_resampling(n_boot, confidence)
     check_ratings(ratings, level)
     counts_UK, value_K = _table(ratings, level)
     n_paired, m_U = counts_UK.shape[0], _row_sums(counts_UK)
@@ -114,14 +109,14 @@ def agreement(
     else:
         agreed_U = _agreed(counts_UK)
         raw = float(agreed_U.sum() / m_U.sum())
-        raw_bounds = _share_bounds(agreed_U, m_U, n_boot, confidence, seed)
+        raw_bounds = share_bounds(agreed_U, m_U, n_boot, confidence, seed)
         if counts_UK.shape[1] == 1:
             why = f"every value that can be compared is {_only_value(ratings)!r}: where nothing varies, "
             why += "agreement cannot be told from chance"
     if not why:
         alphas = _alpha_statistic(counts_UK, value_K, level)
         alpha = float(alphas(np.ones((1, n_paired)))[0])
-        alpha_bounds = _quantiles(_resample(alphas, n_paired, n_boot, seed), confidence, n_paired)
+        alpha_bounds = quantiles(resample(alphas, n_paired, n_boot, seed), confidence, n_paired)
 
     return Agreement(
         level=level,
@@ -282,7 +277,7 @@ def ceiling(
     low, high: bootstrap over prompts (none when n_boot is 0 or there is one prompt). Without a pair that two
     raters decided, `value` is None and `undefined_because` says so.
     """
-    _check_resampling(n_boot, confidence)
+    check_resampling(n_boot, confidence)
     shared = _shared_votes(judgements)
     if not shared:
         why = "no pair was decided (not tied) by two raters, so the raters' agreement is not known"
@@ -296,7 +291,7 @@ def ceiling(
     agreed_G, decided_G = np.array(list(agreed.values())), np.array(list(decided.values()))
     observed = float(agreed_G.sum() / decided_G.sum())
     # The ceiling rises with agreement, so the bounds of one are those of the other.
-    low, high = _share_bounds(agreed_G, decided_G, n_boot, confidence, seed)
+    low, high = share_bounds(agreed_G, decided_G, n_boot, confidence, seed)
     return Ceiling(
         value=_beta_ceiling(observed),
         low=None if low is None else _beta_ceiling(low),
@@ -331,48 +326,6 @@ def _beta_ceiling(observed: float) -> float:
         return 1.0
     a = (1 - observed) / (2 * observed - 1)
     return 0.5 + math.exp(-2 * a * math.log(2) - math.log(a) - float(betaln(a, a)))
-
-
-# ---------------------------------------------------------------------------------------- resampling
-
-
-def _resample(statistic: Callable[[Floats], Floats], n_clusters: int, n_boot: int, seed: int) -> Floats:
-    """`statistic` of n_boot draws of the clusters with replacement; none of one cluster."""
-    if n_clusters < 2 or n_boot == 0:
-        return np.zeros(0)
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK // n_clusters)
-    even = np.full(n_clusters, 1 / n_clusters)
-    sizes = [min(block, n_boot - start) for start in range(0, n_boot, block)]
-    return np.concatenate([statistic(rng.multinomial(n_clusters, even, size=b).astype(float)) for b in sizes])
-
-
-def _quantiles(replicates: Floats, confidence: float, n_clusters: int) -> Bounds:
-    """Percentile bounds, their tails moved out for few clusters (Hesterberg 2015, arXiv 1411.5279)."""
-    defined = replicates[~np.isnan(replicates)]
-    if len(defined) == 0 or len(defined) < 0.95 * len(replicates) or np.ptp(defined) < 1e-12:
-        return None, None
-    t = stats.t.ppf((1 + confidence) / 2, n_clusters - 1)
-    tail = float(stats.norm.sf(t * math.sqrt(n_clusters / (n_clusters - 1))))
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _share_bounds(hit_G: Floats, n_G: Floats, n_boot: int, confidence: float, seed: int) -> Bounds:
-    """Bounds of Σ hit / Σ n over clusters; where all are alike, Wilson's with clusters as trials."""
-    replicates = _resample(lambda w_BG: (w_BG @ hit_G) / (w_BG @ n_G), len(n_G), n_boot, seed)
-    if len(replicates) == 0 or np.ptp(hit_G / n_G) > 1e-12:
-        return _quantiles(replicates, confidence, len(n_G))
-    alike = stats.binomtest(round(len(n_G) * float(hit_G[0] / n_G[0])), len(n_G))
-    wilson = alike.proportion_ci(confidence, method="wilson")
-    return float(wilson.low), float(wilson.high)
-
-
-def _check_resampling(n_boot: int, confidence: float) -> None:
-    if n_boot < 0 or not 0 < confidence < 1:
-        raise DataError(
-            f"n_boot must not be negative and confidence lies between 0 and 1, not {n_boot}, {confidence}"
-        )
 
 
 def _only_value(ratings: Sequence[Rating]) -> str | float:
