@@ -78,10 +78,11 @@ def solution_scores(
     without = (~step_CT.any(dim=1)).nonzero().flatten().tolist()
     if without:
         raise ValueError(f"solutions {without} have no step, so nothing says how good they are")
+    certain_CT = torch.where(step_CT, logits_CT, torch.inf)  # what is no step has log-probability 0
     if how == "product":
-        return torch.where(step_CT, logsigmoid(logits_CT), 0.0).sum(dim=1)
+        return logsigmoid(certain_CT).sum(dim=1)
     if how == "min":
-        return logsigmoid(torch.where(step_CT, logits_CT, torch.inf).amin(dim=1))
+        return logsigmoid(certain_CT.amin(dim=1))
     if how == "last":
         last_C = step_CT.shape[1] - 1 - step_CT.flip(1).int().argmax(dim=1)  # argmax finds the first True
         return logsigmoid(logits_CT.gather(1, last_C[:, None]).squeeze(1))

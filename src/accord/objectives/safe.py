@@ -86,4 +86,4 @@ def update_multiplier(
             f"({maximum}) must be positive"
         )
     exponent = math.log(multiplier) + learning_rate * multiplier * (mean_cost - limit)
-    return math.exp(min(exponent, math.log(maximum), 700.0))  # e^710 is no longer a float
+    return math.exp(min(max(exponent, -700.0), math.log(maximum), 700.0))  # e^±700 is still a float
