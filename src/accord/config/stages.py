@@ -93,6 +93,9 @@ class RewardConfig(Stage):
         0.1, gt=0, description="ridge of the linear probe that the head starts as; null for a random head"
     )
     center_rewards_coefficient: float = Field(0.0, ge=0, description="pulls rewards towards 0")
+    pooling: Literal["last", "last+mean"] = Field(
+        "last", description="what the head reads: the last token's state, or also the mean over the answer"
+    )
     depth: float = Field(
         1.0,
         gt=0,

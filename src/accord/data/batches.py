@@ -57,6 +57,13 @@ class GroupBatch:
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
         return causal_LL & ((key == 0) | (key == query))
 
+    @property
+    def stands_CT(self) -> Tensor:
+        """Flat index of the position at which token t of completion c stands; 0 where masked."""
+        end_C1 = self.mask_CT.sum(1, keepdim=True) - 1
+        shifted_CT = self.where_CT.roll(-1, dims=1)  # token t stands where token t + 1 is predicted
+        return shifted_CT.scatter(1, end_C1, self.last_C[:, None]) * self.mask_CT
+
     def to(self, device: torch.device | str) -> GroupBatch:
         return GroupBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+
+def _last(hidden_CTD: Tensor, mask_CT: Tensor) -> Tensor:
+    end_C = mask_CT.sum(1) - 1
+    return hidden_CTD[torch.arange(len(end_C)), end_C]
+
+
+def _mean(hidden_CTD: Tensor, mask_CT: Tensor) -> Tensor:
+    return (hidden_CTD * mask_CT[:, :, None]).sum(1) / mask_CT.sum(1, keepdim=True)
+
+
+# What a reward head reads of an answer's hidden states (C, T, D) under its mask: (C, D) or (C, 2 D).
+POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "last": _last,
+    "last+mean": lambda h_CTD, mask_CT: torch.cat([_last(h_CTD, mask_CT), _mean(h_CTD, mask_CT)], dim=1),
+}
+
+
+def pooled_size(pooling: str, hidden_size: int) -> int:
+    """How many numbers a head reads with this pooling."""
+    return hidden_size * (1 + pooling.count("+"))
 
 
 class ScalarHead(nn.Module):

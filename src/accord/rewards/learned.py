@@ -22,7 +22,7 @@ from accord.data.batches import GroupBatch
 from accord.errors import ModelError
 from accord.models.adapters import Trunk
 from accord.models.forward import hidden_states
-from accord.models.heads import ScalarHead
+from accord.models.heads import POOLINGS, ScalarHead, pooled_size
 from accord.records import Group
 from accord.rewards.scorer import Scores
 
@@ -31,21 +31,27 @@ ADAPTER = "reward"
 
 @dataclass(frozen=True)
 class TrunkReward:
-    """r(x, y) = head(hidden state of y's last token), read through the reward adapter on `trunk`.
+    """r(x, y) = head(hidden states of y), read through the reward adapter on `trunk`.
 
+    `pooling`: the last token's state, as is usual, or that and the mean over the answer (see POOLINGS).
     `layers`: after how many of the trunk's layers it is read; None for all. What a judge needs stands in the
     middle of a language model; its last layers turn to the choice of the next token.
     """
 
     trunk: Trunk
     head: ScalarHead
+    pooling: str = "last"
     layers: int | None = None
+
+    def pooled(self, hidden_FD: Tensor, batch: GroupBatch) -> Tensor:
+        """What the head reads, (C, D) or (C, 2 D)."""
+        return POOLINGS[self.pooling](hidden_FD[batch.stands_CT], batch.mask_CT)
 
     def forward(self, batch: GroupBatch) -> Scores:
         """With gradients, for training."""
         with self.trunk.use(ADAPTER) as model:
             hidden_FD = hidden_states(model, batch, layers=self.layers)
-        return Scores(self.head(hidden_FD[batch.last_C]), hidden_FD)
+        return Scores(self.head(self.pooled(hidden_FD, batch)), hidden_FD)
 
     @torch.no_grad()
     def __call__(self, groups: Sequence[Group], batch: GroupBatch) -> Scores:
@@ -55,21 +61,22 @@ class TrunkReward:
         """A peft folder with `head.safetensors` beside the adapter."""
         self.trunk.save_adapter(ADAPTER, folder)
         tensors = {k: v.contiguous() for k, v in self.head.state_dict().items()}
-        layers = {} if self.layers is None else {"layers": str(self.layers)}
-        save_file(tensors, folder / "head.safetensors", metadata=layers)
+        metadata = {"pooling": self.pooling} | ({"layers": str(self.layers)} if self.layers else {})
+        save_file(tensors, folder / "head.safetensors", metadata=metadata)
 
 
 def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int) -> TrunkReward:
     """Read what `TrunkReward.save` wrote onto `trunk`, which must be the model it was trained on."""
-    head = ScalarHead(hidden_size)
     try:
         with safe_open(folder / "head.safetensors", "pt") as file:
-            layers = (file.metadata() or {}).get("layers")
+            metadata = file.metadata() or {}
+            layers, pooling = metadata.get("layers"), metadata.get("pooling", "last")
+            head = ScalarHead(pooled_size(pooling, hidden_size))
             head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}/head.safetensors: the reward head cannot be read ({error})") from error
     trunk.load(ADAPTER, folder)
-    return TrunkReward(trunk, head.requires_grad_(False), int(layers) if layers else None)
+    return TrunkReward(trunk, head.requires_grad_(False), pooling, int(layers) if layers else None)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from accord.evaluation.report_card import ScoredPair, report_card
 from accord.feedback.agreement import ceiling
 from accord.ledger.ledger import Ledger
 from accord.models.forward import hidden_states, layer_count
-from accord.models.heads import ScalarHead
+from accord.models.heads import ScalarHead, pooled_size
 from accord.objectives.bradley_terry import bradley_terry_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
 from accord.records import Group, Judgement, Preference, Prompt, Terms
@@ -77,7 +77,9 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     bench.trunk.add(ADAPTER, config.lora, seed=mix_seed(config.seed, 2), depth=layers)
     kept = keep_fitting(rows, lambda r: bench.renderer.group(r.group), config.max_length, "prompts", console)
     train, held_out = split_by_prompt(kept, config.held_out, config.seed)
-    reward = TrunkReward(bench.trunk, ScalarHead(bench.hidden_size, seed=mix_seed(config.seed, 3)), layers)
+    size = pooled_size(config.pooling, bench.hidden_size)
+    head = ScalarHead(size, seed=mix_seed(config.seed, 3))
+    reward = TrunkReward(bench.trunk, head, config.pooling, layers)
     if config.probe_penalty is not None:
         _start_at_probe(reward, train, bench, config)
     history = _fit(config, train, reward, bench, console)
@@ -110,7 +112,7 @@ def _start_at_probe(
     for part in plan([e for _, e in train], config.optim.tokens_per_microbatch):
         batch = collate([train[i][1] for i in part], shared=bench.shared)
         with bench.trunk.use(None) as model:
-            hidden.append(hidden_states(model, batch, layers=reward.layers)[batch.last_C])
+            hidden.append(reward.pooled(hidden_states(model, batch, layers=reward.layers), batch))
         rows += [train[i][0] for i in part]
     hidden_CD = torch.cat(hidden)
     a_P, b_P, label_P, _, weight_P = pair_tensors(rows, torch.float64)
