@@ -122,10 +122,12 @@ class Offline:
         for batch, members in self.parts(rows):
             logps_C, tokens_C = answer_logps(self.bench, POLICY, batch)
             sizes = [len(row.encoded.completion_ids) for row in members]
-            for row, *own in zip(members, logps_C.split(sizes), tokens_C.split(sizes), strict=True):
+            for row, own_C, lengths_C in zip(
+                members, logps_C.split(sizes), tokens_C.split(sizes), strict=True
+            ):
                 for said in row.judged.said:
                     single = replace(row, judged=replace(row.judged, said=(replace(said, weight=1.0),)))
-                    found = terms(self.config, [single], *own, baseline).metrics
+                    found = terms(self.config, [single], own_C, lengths_C, baseline).metrics
                     right.append(float(found["rewards/accuracies"][0]))
                     losses.append(float(found["loss/preference_avg"][0]))
                     prompts.append(row.judged.group.prompt.id)
