@@ -43,6 +43,9 @@ class KlControl(Settings):
     target: float = Field(6.0, gt=0, description="nats per answer, when adaptive")
     horizon: int = Field(10_000, gt=0, description="answers, Ziegler et al. 2019")
     clip: float = Field(0.2, gt=0, description="bound on the relative error in one update")
+    ramp_share: float = Field(
+        0.0, ge=0, le=1, description="share of the iterations in which the target rises from 0"
+    )
 
 
 class OnlineConfig(Stage):

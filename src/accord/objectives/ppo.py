@@ -188,6 +188,15 @@ def update_kl_coef(
     return coef * (1 + error * n_episodes / horizon)
 
 
+def ramped_target(target: float, progress: float, ramp_share: float) -> float:
+    """The KL wanted when a share `progress` of the run is done: from 0 evenly up to `target` at `ramp_share`.
+
+    Every run starts at KL 0. Against a constant target the controller of `update_kl_coef` spends the whole
+    climb lowering β, and the policy arrives at the target without a leash. A share of 0 is a constant target.
+    """
+    return target if ramp_share == 0 else target * min(1.0, progress / ramp_share)
+
+
 def explained_variance(error: float, returns_mean: float, returns_mean_square: float) -> float:
     """1 - E[(V - R)²] / Var[R], from the means of `value_loss`'s metrics; NaN where all returns are equal.
 

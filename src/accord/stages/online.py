@@ -25,7 +25,7 @@ from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
 from accord.errors import NumericsError
 from accord.models.heads import ValueHead
-from accord.objectives.ppo import explained_variance, update_kl_coef
+from accord.objectives.ppo import explained_variance, ramped_target, update_kl_coef
 from accord.objectives.ptx import ptx_loss
 from accord.records import Group, Prompt, Sampling, Terms
 from accord.rollout.local import LocalSampler
@@ -83,15 +83,18 @@ class Online:
         metrics = {**summarise(rollouts, kl_coef), "kl_coef": kl_coef, **credit.metrics}
         metrics |= self.update(rollouts, credit, number)
         if self.kl is not None and self.kl.mode == "adaptive":
-            self.extra["kl_coef"] = update_kl_coef(
-                kl_coef,
-                metrics["objective/kl"],
-                target=self.kl.target,
-                n_episodes=len(rollouts.mask_CT),
-                horizon=self.kl.horizon,
-                clip=self.kl.clip,
-            )
+            self.extra["kl_coef"] = self.steer(self.kl, metrics["objective/kl"], len(rollouts.mask_CT), number)
         return metrics
+
+    def steer(self, kl: KlControl, observed: float, n_episodes: int, number: int) -> float:
+        """The next KL coefficient."""
+        coef: float = self.extra["kl_coef"]
+        target = ramped_target(kl.target, number / self.config.iterations, kl.ramp_share)
+        if target == 0:  # the start, where the KL is 0 too
+            return coef
+        return update_kl_coef(
+            coef, observed, target=target, n_episodes=n_episodes, horizon=kl.horizon, clip=kl.clip
+        )
 
     def sample(self, number: int) -> list[Group]:
         """This iteration's groups, from the policy as it stands; with an explorer, its answers come last."""

@@ -272,6 +272,11 @@ def test_kl_controller_steers_towards_its_target() -> None:
         ppo.update_kl_coef(0.2, 1.0, target=0.0, n_episodes=1, horizon=1)
 
 
+def test_the_target_rises_evenly_and_stays() -> None:
+    assert [ppo.ramped_target(6.0, p, 0.5) for p in (0.0, 0.25, 0.5, 0.9)] == [0.0, 3.0, 6.0, 6.0]
+    assert ppo.ramped_target(6.0, 0.0, 0.0) == 6.0
+
+
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ValueError, match="advantages_CT"):
         ppo.policy_loss(draw(0, C, T), draw(1, C, T), draw(2, C, 1), MASK_CT, clip_range=0.2)
