@@ -22,6 +22,7 @@ OPTIM = ["--optim.learning_rate", "1e-2"]
 STEPS = {
     "sft": [*OPTIM, "--epochs", "3", "--batch_size", "6"],
     "reward": [*OPTIM, "--epochs", "3", "--batch_size", "4"],
+    "dpo": [*OPTIM, "--epochs", "3", "--batch_size", "4"],
     "ppo": ["--iterations", "8", "--prompts_per_iteration", "4", "--k", "2", "--max_new_tokens", "6", *OPTIM],
 }
 
@@ -47,6 +48,7 @@ def command(world: Path, stage: str, out: Path) -> list[str]:
     data = {
         "sft": ["--data", str(world / "demonstrations.jsonl")],
         "reward": ["--data", str(world / "preferences.jsonl")],
+        "dpo": ["--data", str(world / "preferences.jsonl")],
         "ppo": ["--prompts", str(world / "prompts.jsonl"), "--reward_model", str(world / "rm" / "model")],
     }
     code = "import torch; torch.set_num_threads(1); from accord.cli import main; main()"
@@ -69,7 +71,7 @@ def kill_after(process: subprocess.Popen[bytes], log: Path, steps: int) -> None:
     process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_a_killed_stage_ends_bit_identical(world: Path, tmp_path: Path, stage: str) -> None:
     subprocess.run(command(world, stage, tmp_path / "straight"), check=True, capture_output=True)
     expected = weights(tmp_path / "straight")
