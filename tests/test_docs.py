@@ -62,7 +62,7 @@ def test_commands_and_their_flags_exist(path: Path) -> None:
         line = line.partition(" #")[0]
         for target in re.findall(r"\bmake (?:PYTHON=\S+ )?([a-z]+)", line):
             assert target in targets, line
-        for match in re.finditer(r"(?:^|\s|/)accord +([a-z][a-z-]*)(.*)", line):
+        for match in re.finditer(r"(?:^|\s|/)accord +([a-z][a-z+-]*)(.*)", line):
             command, rest = match.groups()
             if command in ("import",):
                 continue
@@ -81,7 +81,7 @@ def known_flags(command: str) -> set[str]:
     return found | {name.rpartition(".")[0] for name in found} | {"lora"}
 
 
-@pytest.mark.parametrize("page", ["sft", "sample", "ask", "reward", "ppo", "eval", "loop"])
+@pytest.mark.parametrize("page", ["sft", "sample", "ask", "reward", "ppo", "grpo", "eval", "loop"])
 def test_settings_on_a_stages_page_exist_with_these_defaults(page: str) -> None:
     schema = SCHEMAS["run" if page == "loop" else page]
     defaults = {name: default for name, _, default, _ in config.describe(getattr(config, schema))}
@@ -157,9 +157,10 @@ def explained() -> set[str]:
 
 def test_every_metric_in_the_code_is_explained_and_none_is_made_up() -> None:
     files = [*(ROOT / "src/accord/objectives").glob("*.py"), *(ROOT / "src/accord/stages").glob("*.py")]
-    pattern = r'"((?:loss|objective|policy|val|rewards|returns|completions)/[a-z0-9_]+)"'
+    pattern = r'"((?:loss|objective|policy|val|rewards|returns|completions|logps)/[a-z0-9_]+)"'
     logged = {name for file in files for name in re.findall(pattern, file.read_text())}
     plain = {"step", "seconds", "loss", "grad_norm", "lr", "tokens", "kl_coef", "updates", "stopped_early"}
+    plain |= {"frac_reward_zero_std"}
     assert logged | plain == explained()
 
 
