@@ -105,5 +105,5 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             Ensemble(**settings)
-    with pytest.raises(DataError, match="row 1 .*member 1 of the ensemble"):
+    with pytest.raises(DataError, match=r"row 1 .*member 1 of the ensemble"):
         Ensemble((MEMBERS[0], fixed(1.0, NAN, 1.0)))(GROUPS, BATCH)
