@@ -81,7 +81,7 @@ def known_flags(command: str) -> set[str]:
     return found | {name.rpartition(".")[0] for name in found} | {"lora"}
 
 
-@pytest.mark.parametrize("page", ["sft", "sample", "ask", "reward", "ppo", "grpo", "eval", "loop"])
+@pytest.mark.parametrize("page", ["sft", "sample", "ask", "reward", "dpo", "ppo", "grpo", "eval", "loop"])
 def test_settings_on_a_stages_page_exist_with_these_defaults(page: str) -> None:
     schema = SCHEMAS["run" if page == "loop" else page]
     defaults = {name: default for name, _, default, _ in config.describe(getattr(config, schema))}
@@ -99,6 +99,18 @@ def test_settings_on_a_stages_page_exist_with_these_defaults(page: str) -> None:
                 continue
             assert name in defaults, f"{page}.md: {name}"
             assert same(defaults[name], value), f"{page}.md: {name} is {defaults[name]}, not {value}"
+
+
+def test_the_offline_methods_own_settings_are_listed_with_these_defaults() -> None:
+    text = (ROOT / "docs" / "dpo.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `accord ([a-z-]+)` \|.*\| ([^|]+) \|$", text, flags=re.M))
+    offline = {n: s for n, (s, module) in accord.STAGES.items() if module == "accord.stages.offline"}
+    assert listed.keys() == offline.keys()
+    files = {"model": "m", "data": "d", "out": "o"}
+    for name, schema in offline.items():
+        own = getattr(config, schema).model_validate(files).own()
+        shown = dict(re.findall(r"`(\w+)` ([\w.]+)", listed[name]))
+        assert shown == {setting: str(value) for setting, value in own.items()}, name
 
 
 def same(default: str, shown: str) -> bool:
@@ -160,7 +172,7 @@ def test_every_metric_in_the_code_is_explained_and_none_is_made_up() -> None:
     pattern = r'"((?:loss|objective|policy|val|rewards|returns|completions|logps)/[a-z0-9_]+)"'
     logged = {name for file in files for name in re.findall(pattern, file.read_text())}
     plain = {"step", "seconds", "loss", "grad_norm", "lr", "tokens", "kl_coef", "updates", "stopped_early"}
-    plain |= {"frac_reward_zero_std"}
+    plain |= {"frac_reward_zero_std", "kl"}
     assert logged | plain == explained()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ OWN: dict[str, dict[str, Any]] = {
 def said() -> tuple[Console, StringIO]:
     text = StringIO()
     return Console(file=text, width=400), text
+
+
+def explained() -> set[str]:
+    """The metrics that the documents explain."""
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.M))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -97,6 +104,7 @@ def test_every_method_is_tested_here() -> None:
 def test_the_loss_falls_and_a_planted_rule_is_learned(world: Path, tmp_path: Path, method: str) -> None:
     result, rows, _ = run(settings(world, tmp_path, method))
     assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[0].keys() <= explained()
     gap = [row["rewards/chosen"] - row["rewards/rejected"] for row in rows]
     assert gap[-1] > gap[0]
     held_out = result["held_out"]
