@@ -88,7 +88,7 @@ MUTANTS = [
     Mutant("rewards/functions.py", "} - fixed.keys())", "})", FUNCTIONS, "tags replace columns"),
     Mutant("rewards/combine.py", "c.weight * parts[c.name]", "parts[c.name]", COMBINE, "weights dropped"),
     Mutant("rewards/combine.py", ".nansum(dim=0)", ".sum(dim=0)", COMBINE, "NaN in the sum"),
-    Mutant("rewards/combine.py", "mean_C - self.coef", "mean_C + self.coef", COMBINE, "doubt is rewarded"),
-    Mutant("rewards/combine.py", "correction=0", "correction=1", COMBINE, "variance by k - 1"),
+    Mutant("rewards/combine.py", "mean_C - coef * p", "mean_C + coef * p", COMBINE, "doubt is rewarded"),
+    Mutant("rewards/combine.py", "var(dim=0, correction=0)", "var(dim=0)", COMBINE, "variance by k - 1"),
     Mutant("rewards/combine.py", "scores_MC.amin(", "scores_MC.amax(", COMBINE, "best case"),
 ]

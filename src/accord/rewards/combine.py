@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from accord.data.batches import GroupBatch
 from accord.errors import ConfigError, DataError
 from accord.records import Group
 from accord.rewards.scorer import Scorer, Scores
+
+Pooling = Literal["mean", "min", "std", "variance"]
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,21 @@ class WeightedSum:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members that were trained to say the same: where they disagree, they know least (Coste et al. 2024,
-    arXiv 2310.02743, section 4).
+    """Members on one scale that were trained to say the same, made one score by `pooled`.
 
-    "mean"; "min", the paper's worst case; "variance", mean - coef · variance, the paper's
-    uncertainty-weighted objective (coef 0.5 for best-of-n, 0.1 for PPO); "std", mean - coef · standard
-    deviation, whose coef does not depend on the scale of the scores. Both divide by the number of members.
-    Members must be on one scale. The parts `ensemble/mean` and `ensemble/std` are there to be watched: a
-    growing deviation is the first sign of a policy that leaves what the reward models know.
-
-    Raises ConfigError for an empty ensemble, another `how` or a negative coef, DataError when a member has
-    no opinion.
+    The parts `ensemble/mean` and `ensemble/std` are there to be watched: a growing deviation is the first
+    sign of a policy that leaves what the reward models know. Raises ConfigError for an empty ensemble,
+    another `how` or a negative coef, DataError when a member has no opinion.
     """
 
     members: tuple[Scorer, ...]
-    how: Literal["mean", "min", "std", "variance"] = "mean"
+    how: Pooling = "mean"
     coef: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("an ensemble of rewards needs at least one member")
-        if self.how not in ("mean", "min", "std", "variance"):
+        if self.how not in get_args(Pooling):
             raise ConfigError(f"unknown ensemble {self.how!r}: use mean, min, std or variance")
         if not self.coef >= 0:
             raise ConfigError(f"the ensemble's coef must be at least 0, not {self.coef}")
@@ -88,12 +84,24 @@ class Ensemble:
         scores_MC = torch.stack([s.scores_C.to(like_C) for s in scores])
         for m, member_C in enumerate(scores_MC):
             _some_opinion({f"member {m} of the ensemble": member_C}, groups)
-        mean_C, variance_C = scores_MC.mean(dim=0), scores_MC.var(dim=0, correction=0)
-        parts = {"ensemble/mean": mean_C, "ensemble/std": variance_C.sqrt()}
-        if self.how == "min":
-            return Scores(scores_MC.amin(dim=0), _hidden(scores), parts)
-        penalty_C = {"std": variance_C.sqrt(), "variance": variance_C}.get(self.how, 0.0)
-        return Scores(mean_C - self.coef * penalty_C, _hidden(scores), parts)
+        deviation_C = scores_MC.std(dim=0, correction=0)
+        parts = {"ensemble/mean": scores_MC.mean(dim=0), "ensemble/std": deviation_C}
+        return Scores(pooled(scores_MC, self.how, self.coef), _hidden(scores), parts)
+
+
+def pooled(scores_MC: Tensor, how: Pooling, coef: float = 0.0) -> Tensor:
+    """One score (C,) from those of M members: where they disagree, they know least (Coste et al. 2024, arXiv
+    2310.02743, section 4).
+
+    "mean"; "min", the paper's worst case; "variance", mean - coef · variance, its uncertainty-weighted
+    objective (coef 0.5 for best-of-n, 0.1 for PPO); "std", mean - coef · standard deviation, whose coef does
+    not depend on the scale of the scores. Both divide by M.
+    """
+    if how == "min":
+        return scores_MC.amin(dim=0)
+    mean_C, variance_C = scores_MC.mean(dim=0), scores_MC.var(dim=0, correction=0)
+    penalty_C = {"mean": 0.0, "std": variance_C.sqrt(), "variance": variance_C}[how]
+    return mean_C - coef * penalty_C
 
 
 def part_metrics(parts: Mapping[str, Tensor]) -> dict[str, float]:
