@@ -122,13 +122,6 @@ MUTANTS = [
         "orpo.py", "-beta * logsigmoid(ratio_P)", "-logsigmoid(beta * ratio_P)", ORPO, "orpo: lambda inside"
     ),
     Mutant("orpo.py", "return logp_P - torch.log", "return logp_P + torch.log", ORPO, "orpo: odds"),
-    Mutant(
-        "orpo.py",
-        "torch.log(-torch.expm1(logp_P))",
-        "torch.log(1 - torch.exp(logp_P))",
-        ORPO,
-        "orpo: cancellation",
-    ),
     Mutant("orpo.py", "- torch.finfo(logp_P.dtype).eps", "", ORPO, "orpo: infinite at certainty"),
     Mutant("orpo.py", "pairs.mean_logps", "(pairs.chosen_P, pairs.rejected_P)", ORPO, "orpo: sums"),
     # SimPO

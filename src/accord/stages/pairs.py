@@ -161,11 +161,9 @@ def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
     decided = [p for p in preferences if not p.tie]
     if not decided:
         raise DataError(f"{source}: all {len(preferences):,} preferences are ties; give some that decide")
-    if len(decided) < len(preferences):
-        _say(
-            console,
-            f"{source}: {len(preferences) - len(decided):,} ties left out; they prefer neither answer",
-        )
+    if ties := len(preferences) - len(decided):
+        what = "1 tie, which prefers" if ties == 1 else f"{ties:,} ties, which prefer"
+        _say(console, f"{source}: left out {what} neither answer")
     return decided
 
 
