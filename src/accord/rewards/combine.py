@@ -100,7 +100,7 @@ def pooled(scores_MC: Tensor, how: Pooling, coef: float = 0.0) -> Tensor:
     if how == "min":
         return scores_MC.amin(dim=0)
     mean_C, variance_C = scores_MC.mean(dim=0), scores_MC.var(dim=0, correction=0)
-    penalty_C = {"mean": 0.0, "std": variance_C.sqrt(), "variance": variance_C}[how]
+    penalty_C = {"mean": torch.zeros_like(mean_C), "std": variance_C.sqrt(), "variance": variance_C}[how]
     return mean_C - coef * penalty_C
 
 
