@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 import accord
 from accord import config as schemas
 from accord.config import OfflineConfig
+from accord.data.batches import collate
+from accord.data.render import Encoded
 from accord.errors import ConfigError, DataError, NumericsError
 from accord.stages import common, offline, reference
 from tiny import tiny_llama, tiny_tokenizer
@@ -206,6 +208,36 @@ def test_a_reference_that_is_not_the_policys_start_is_refused(
     monkeypatch.setattr(reference, "_compute", lambda *arguments: compute(*arguments) - 1.0)
     with pytest.raises(NumericsError, match="at step 0 the policy differs from its reference"):
         run(settings(world, tmp_path))
+
+
+def test_ktos_baseline_is_the_mean_log_ratio_of_answers_to_other_prompts(world: Path, tmp_path: Path) -> None:
+    config, console = settings(world, tmp_path, "kto", max_length=30), said()[0]
+    bench = common.open_bench(config.model, config.dtype)
+    judged = offline.read_verdicts(config.data, False, console)
+    kept = [(j, bench.renderer.group(j.group)) for j in judged]
+    state, _, _ = offline.build(config, bench, kept, console)
+    for i, (row, other) in enumerate(zip(state.train, state.mismatched, strict=True)):
+        assert other.encoded.prompt_ids == row.encoded.prompt_ids
+        assert len(other.encoded.completion_ids) == len(row.judged.said)
+        stranger, room = state.train[(i + 1) % len(state.train)], 30 - len(row.encoded.prompt_ids)
+        assert stranger.judged.group.prompt != row.judged.group.prompt
+        cut = {ids[:room] for ids in stranger.encoded.completion_ids}
+        assert set(other.encoded.completion_ids) <= cut
+
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a policy that has left its reference
+        for name, parameter in bench.trunk.parameters("policy").items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1, generator=rng)
+        ratios = []
+        for encoded in (row.encoded for row in state.mismatched):
+            for ids in encoded.completion_ids:
+                batch = collate([Encoded(encoded.prompt_ids, (ids,))])
+                policy_C, ref_C = (reference.answer_logps(bench, who, batch)[0] for who in ("policy", None))
+                ratios.append(float(policy_C - ref_C))
+    mean = sum(ratios) / len(ratios)
+    assert mean > 0.1
+    assert state.baseline(state.mismatched) == pytest.approx(mean, abs=1e-4)
 
 
 def test_full_fine_tuning_keeps_its_reference(world: Path, tmp_path: Path) -> None:
