@@ -64,7 +64,7 @@ def sequence_loss(
     clipped_C = -advantages_C * ratio_C.clamp(1 - clip_range, 1 + clip_range)
     loss = torch.maximum(unclipped_C, clipped_C).sum()
 
-    completions = len(mask_CT)
+    completions = torch.tensor(len(mask_CT))
     with torch.no_grad():
         metrics = {
             "loss/policy_avg": (loss.detach(), completions),

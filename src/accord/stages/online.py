@@ -83,7 +83,9 @@ class Online:
         metrics = {**summarise(rollouts, kl_coef), "kl_coef": kl_coef, **credit.metrics}
         metrics |= self.update(rollouts, credit, number)
         if self.kl is not None and self.kl.mode == "adaptive":
-            self.extra["kl_coef"] = self.steer(self.kl, metrics["objective/kl"], len(rollouts.mask_CT), number)
+            self.extra["kl_coef"] = self.steer(
+                self.kl, metrics["objective/kl"], len(rollouts.mask_CT), number
+            )
         return metrics
 
     def steer(self, kl: KlControl, observed: float, n_episodes: int, number: int) -> float:

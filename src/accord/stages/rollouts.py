@@ -6,8 +6,9 @@ passes through the models are cut into micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Rollouts:
     rewards_C: Tensor  # with the penalty for answers without an end
     features_CTD: Tensor | None  # what a critic on frozen features reads
     values_CT: Tensor  # zeros without a critic
+    score_parts: Mapping[str, Tensor] = field(default_factory=dict)  # by name (C,), where scores are combined
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Passes:
         logps_CT = torch.zeros_like(sampled_CT) if recompute else sampled_CT
         ref_logps_CT, values_CT = torch.zeros_like(sampled_CT), torch.zeros_like(sampled_CT)
         scores_C = torch.zeros(len(lengths), dtype=dtype)
+        score_parts: dict[str, Tensor] = defaultdict(lambda: torch.full_like(scores_C, torch.nan))
         critic, features_CTD = self.critic, None
         if critic is not None and critic.engine is not None:
             features_CTD = torch.zeros(*mask_CT.shape, self.bench.hidden_size, dtype=dtype)
@@ -134,6 +137,8 @@ class Passes:
                 _, logps_CT[rows, :width] = self.logps(POLICY, part.batch)
             scores = self.scorer([groups[i] for i in part.groups], part.batch)
             scores_C[rows] = scores.scores_C.to(dtype)
+            for name, part_C in scores.parts.items():
+                score_parts[name][rows] = part_C.to(dtype)
             if critic is not None and features_CTD is not None:
                 hidden_FD = critic.features(ref_hidden_FD, scores.hidden_FD)
                 features_CTD[rows, :width] = hidden_FD[part.batch.where_CT].to(dtype)
@@ -160,6 +165,7 @@ class Passes:
             rewards_C=rewards_C,
             features_CTD=features_CTD,
             values_CT=values_CT * mask_CT,
+            score_parts=dict(score_parts),
         )
 
     def check_start(self, part: Part, ref_logps_CT: Tensor, sampled_CT: Tensor) -> None:
@@ -215,6 +221,9 @@ def summarise(r: Rollouts, kl_coef: float) -> Metrics:
         "completions/clipped_ratio": 1 - int(r.finished_C[r.own_C].sum()) / len(mask_CT),
         "frac_reward_zero_std": 1 - float(varied_groups(r.rewards_C, r.group_C).double().mean()),
     }
+    for name, part_C in r.score_parts.items():
+        if (judged_C := r.own_C & ~part_C.isnan()).any():
+            metrics[f"rewards/{name}/mean"] = float(part_C[judged_C].mean())
     if r.logps_CT is not r.sampler_logps_CT:
         metrics["policy/mismatch_kl"] = float(mismatch_kl(r.logps_CT, r.sampler_logps_CT, r.mask_CT))
     return metrics
