@@ -64,7 +64,7 @@ def simulate(
         lengths.update(zip(ids, np.exp(log_length).tolist(), strict=True))
         quality[f"{ids[0]}|{ids[1]}"] = float(q[0] - q[1])
         traits = [{"quality": float(a), "length": float(b)} for a, b in zip(q, log_length, strict=True)]
-        for name in sorted(rng.choice(names, overlap, replace=False)):
+        for name in sorted(map(str, rng.choice(names, overlap, replace=False))):
             shown = tuple(int(s) for s in rng.permutation(2))
             judgements.append(_judge(name, raters, ids, traits, shown, f"i{i:05d}", seed))
     skill = {name: _skill(name, raters, seed) for name in names}

@@ -105,7 +105,7 @@ def fit_reliability(
     )
     found, fitted = graded.pieces(best.x, table), graded.unpack(best.x, table)
     covariance = _covariance(found, table)
-    typical = _typical(fitted.discrimination_R, np.bincount(table.rater_N))
+    typical = _typical(fitted.discrimination_R, np.bincount(table.rater_N).astype(float))
     z = float(stats.norm.ppf((1 + confidence) / 2))
     n_of = Counter(vote.rater for vote in votes)
     n_shared = Counter(vote.rater for vote in votes if shared[vote.pair] > 1)
