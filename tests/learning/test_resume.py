@@ -25,6 +25,7 @@ STEPS = {
     "dpo": [*OPTIM, "--epochs", "3", "--batch_size", "4"],
     "ppo": ["--iterations", "8", "--prompts_per_iteration", "4", "--k", "2", "--max_new_tokens", "6", *OPTIM],
 }
+STEPS["grpo"] = [*STEPS["ppo"], "--kl.mode", "adaptive", "--kl.horizon", "50"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def command(world: Path, stage: str, out: Path) -> list[str]:
         "dpo": ["--data", str(world / "preferences.jsonl")],
         "ppo": ["--prompts", str(world / "prompts.jsonl"), "--reward_model", str(world / "rm" / "model")],
     }
+    data["grpo"] = data["ppo"]
     code = "import torch; torch.set_num_threads(1); from accord.cli import main; main()"
     common = ["--model", str(world / "model"), "--out", str(out), "--checkpoint_every", "2", "--seed", "3"]
     return [sys.executable, "-c", code, stage, *common, *data[stage], *STEPS[stage]]
@@ -71,7 +73,7 @@ def kill_after(process: subprocess.Popen[bytes], log: Path, steps: int) -> None:
     process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "grpo"])
 def test_a_killed_stage_ends_bit_identical(world: Path, tmp_path: Path, stage: str) -> None:
     subprocess.run(command(world, stage, tmp_path / "straight"), check=True, capture_output=True)
     expected = weights(tmp_path / "straight")
