@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+
+from accord.errors import ConfigError
 
 if TYPE_CHECKING:
     from accord.data.datasets import load_demonstrations, load_preferences, load_prompts, load_unpaired
@@ -58,6 +62,9 @@ STAGES = {
     "best-of-n": ("BestOfNConfig", "accord.stages.best_of_n"),
     "eval": ("EvalConfig", "accord.stages.evaluate"),
 }
+
+# the stages that `torchrun` may start in several processes
+PARALLEL = ("sft", "reward", "ppo")
 
 _LAZY = {
     **dict.fromkeys(("Completion", "Group", "Judgement", "Message"), "accord.records"),
@@ -253,8 +260,26 @@ def _stage(name: str, settings: dict[str, Any], quiet: bool) -> dict[str, Any]:
 
     schema_name, module = STAGES[name]
     checked = config.with_overrides(getattr(config, schema_name), name, _plain(settings))
-    result: dict[str, Any] = importlib.import_module(module).run(checked, _console(quiet))
+    with processes(name):
+        result: dict[str, Any] = importlib.import_module(module).run(checked, _console(quiet))
     return result
+
+
+def processes(stage: str) -> AbstractContextManager[None]:
+    """Where `torchrun` started several processes, the group of them, for the stages that can share work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    if stage not in PARALLEL:
+        known = ", ".join(PARALLEL)
+        raise ConfigError(f"{stage} runs in one process: start it without torchrun (which is for {known})")
+    from accord.training.distributed import group
+
+    return group()
+
+
+def is_follower() -> bool:
+    """Whether another of the run's processes is the one that speaks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -264,4 +289,4 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def _console(quiet: bool) -> Any:
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet)
+    return Console(stderr=True, quiet=quiet or is_follower())

@@ -13,12 +13,13 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from accord import STAGES, __version__
+from accord import STAGES, __version__, is_follower, processes
 from accord.errors import AccordError, ConfigError
 
 if TYPE_CHECKING:
@@ -73,9 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(_unknown(command), file=sys.stderr)
         sys.exit(2)
     try:
-        status = app([a for a in given if a != "--debug"], prog_name="accord", standalone_mode=False)
+        with nullcontext() if command.startswith("-") else processes(command):
+            status = app([a for a in given if a != "--debug"], prog_name="accord", standalone_mode=False)
     except Exception as error:
         line, status = _explain(error)
+        if _told_elsewhere(error) and not debug:
+            sys.exit(2)
         if not line:
             raise  # a defect of Accord: the traceback is what its report needs
         if debug:
@@ -110,6 +114,14 @@ def _unknown(command: str) -> str:
     return "\n".join(lines)
 
 
+def _told_elsewhere(error: Exception) -> bool:
+    """Whether another process of this run is the one that says what went wrong."""
+    training = sys.modules.get("accord.training.distributed")
+    if training is None:  # not even joined: all processes meet the same error
+        return is_follower()
+    return isinstance(error, training.PeerFailedError)
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     """One line that says what to do, and the exit status; an empty line for what no user can mend."""
     training = sys.modules.get("accord.training.run")  # without it nothing was there to interrupt
@@ -139,11 +151,13 @@ def _explain(error: Exception) -> tuple[str, int]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=is_follower())
 
 
 def print_json(value: Any) -> None:
     """Strict JSON on stdout: NaN and infinity, which JSON does not have, become null."""
+    if is_follower():
+        return
     print(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
 
 

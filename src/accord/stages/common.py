@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from accord.models.load import LoadedModel, load_model
 from accord.models.quiet import quietly
 from accord.records import content_hash
 from accord.training.checkpoint import write_atomically
+from accord.training.distributed import leads, wait
 
 T = TypeVar("T")
 SHOWN = 20  # bad rows that are listed before the rest is only counted
@@ -121,8 +123,10 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     """Write the trained policy to `out` as a plain Hugging Face folder ("merged") or a peft one ("adapter").
 
     `record` becomes accord.json there: what the model was made from. The folder appears at once or not
-    at all.
+    at all. Of several processes the first writes.
     """
+    if not leads():
+        return wait()
     with new_folder(out) as folder, quietly():
         if how == "adapter":
             bench.trunk.save_adapter(name, folder)
@@ -139,8 +143,13 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and vanishes when it does not.
 
-    Raises ModelError when the disk refuses.
+    Of several processes the first fills it; the others fill a folder that is thrown away, and all go on
+    when it is there. Raises ModelError when the disk refuses.
     """
+    if not leads():
+        with tempfile.TemporaryDirectory() as spare:
+            yield Path(spare)
+        return wait()
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -148,6 +157,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield temporary
         shutil.rmtree(out, ignore_errors=True)
         temporary.replace(out)
+        wait()
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{out}: could not be written ({error}); make room and run again") from error
     finally:

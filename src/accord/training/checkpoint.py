@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from accord.errors import CheckpointError
+from accord.training.distributed import leads
 
 KEEP = 2
 
@@ -36,8 +37,11 @@ def save_checkpoint(
 ) -> None:
     """Write `folder/step-XXXXXX` atomically and drop all but the newest two.
 
-    Raises CheckpointError when the disk refuses; older checkpoints are then untouched.
+    Of several processes, which all have the same state, the first writes. Raises CheckpointError when the
+    disk refuses; older checkpoints are then untouched.
     """
+    if not leads():
+        return
     target = folder / f"step-{step:06d}"
     temporary = folder / f".{target.name}.{os.getpid()}"
     try:
@@ -101,7 +105,12 @@ def steps(folder: Path) -> list[int]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the new one, whatever happens."""
+    """Write a text file so that it is either the old one or the new one, whatever happens.
+
+    Of several processes the first writes.
+    """
+    if not leads():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

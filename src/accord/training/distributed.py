@@ -1,12 +1,32 @@
-"""Sums over processes. One process needs nothing; several are started by `accelerate launch`."""
+"""Several processes: `torchrun` starts them, and each does its share of every step's micro-batches.
+
+All processes hold the whole model and read the same data, so all plan the same steps; what one has computed
+is added up over all of them (sums, never means: see `engine`). Only the first, rank 0, writes and speaks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from accord.errors import AccordError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class PeerLostError(AccordError):
+    """A process of the run ended while others waited for it."""
+
+
+class PeerFailedError(AccordError):
+    """Another process failed first and says why: there is nothing to add."""
 
 
 def world() -> tuple[int, int]:
@@ -16,20 +36,105 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def total(value: float) -> float:
-    """Sum of `value` over all processes."""
+def leads() -> bool:
+    """Whether this is the process that writes files."""
+    return world()[0] == 0
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """Join the processes that `torchrun` started (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which).
+
+    Nothing happens in a single process, or within another group. An error in one process reaches the others
+    as a PeerFailedError, so that one message is shown; which is the first is settled by a shared counter.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    store, rank, size = next(dist.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        yield
+        wait()
+    except Exception as error:
+        if not _first_to_fail(store):
+            raise PeerFailedError("another process failed first; its message says why") from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _first_to_fail(store: Any) -> bool:
+    try:
+        return int(store.add("accord/failed", 1)) == 1
+    except RuntimeError:  # the store died with its process: better two messages than none
+        return True
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """This process's part: every n-th item, so that neighbours in size go to different processes."""
+    rank, size = world()
+    return items[rank::size]
+
+
+def spread(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """`work(items)`, each process doing its share; every process gets all results, in order."""
     if world()[1] == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return float(tensor)
+        return list(work(items))
+    own = share(items)
+    parts = gather(list(work(own)) if own else [])
+    found: list[Any] = [None] * len(items)
+    for rank, part in enumerate(parts):
+        found[rank :: len(parts)] = part
+    return found
+
+
+def gather(value: T) -> list[T]:
+    """The value of every process, by rank."""
+    size = world()[1]
+    if size == 1:
+        return [value]
+    found: list[Any] = [None] * size
+    with _peers():
+        dist.all_gather_object(found, value)
+    return found
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    gather(None)
 
 
 def add_gradients(parameters: Iterable[Tensor]) -> None:
-    """Sum gradients over processes, in place. Sums, because losses are sums until the engine divides."""
+    """Sum gradients over processes, in place. Sums, because losses are sums until the engine divides.
+
+    A parameter that no process has a gradient for keeps None, as in a single process: AdamW skips it.
+    """
     if world()[1] == 1:
         return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    ordered = list(parameters)
+    seen = torch.tensor([float(p.grad is not None) for p in ordered])
+    with _peers():
+        dist.all_reduce(seen)
+        pending = []
+        for parameter, number in zip(ordered, seen.tolist(), strict=True):
+            if not number:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            pending.append(dist.all_reduce(parameter.grad, async_op=True))
+        for work in pending:
+            work.wait()
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Turns the backend's many words for a broken connection into one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError(
+            "a process of this run ended without a word (killed, or out of memory?); "
+            "start the same command again to go on from the last checkpoint"
+        ) from error

@@ -1,8 +1,9 @@
 """The one training step. It never knows which algorithm it serves: it is handed a loss.
 
 A loss returns sums (`records.Terms`). The engine adds up gradients over the step's micro-batches, divides
-once by a count taken over the whole step and all processes, clips, and steps. So micro-batching, padding
-and sharding cannot change the gradient.
+once by a count taken over the whole step, clips, and steps. Of several processes each is handed all of the
+step's micro-batches, computes its share of them, and the sums are added up. So micro-batching, padding and
+sharding cannot change the gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from accord.config import Optim
 from accord.errors import NumericsError
 from accord.records import Terms
-from accord.training.distributed import add_gradients, total
+from accord.training.distributed import add_gradients, gather, share
 
 Batch = TypeVar("Batch")
 
@@ -69,24 +70,23 @@ class Engine:
         count: float,
         progress: float,
     ) -> dict[str, float]:
-        """One optimiser step over `batches` (this process's micro-batches).
+        """One optimiser step over `batches`, the same list in every process.
 
         `count` is the number of units (tokens, pairs, sequences) in `batches` that the loss sums over;
-        `progress` in [0, 1] places the step on the schedule. Returns the metrics' means.
+        `progress` in [0, 1] places the step on the schedule. Returns the metrics' means over all batches.
 
         Raises NumericsError if the gradient is not finite; the parameters are then unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for batch in batches:
+        for batch in share(batches):
             terms = loss(batch)
             terms.loss.backward()  # type: ignore[no-untyped-call]
             _add(sums["loss"], float(terms.loss.detach()), 0.0)
             for name, (value, number) in terms.metrics.items():
                 _add(sums[name], float(value), float(number))
-        sums["loss"][1] = count
-        means = reduce_metrics(sums)
-        means["grad_norm"] = self._apply(max(total(count), 1e-12), progress)
+        means = reduce_metrics(sums, loss_count=count)
+        means["grad_norm"] = self._apply(max(count, 1e-12), progress)
         means["lr"] = self.optimizer.param_groups[0]["lr"]
         return means
 
@@ -140,14 +140,17 @@ def _add(pair: list[float], value: float, number: float) -> None:
     pair[1] += number
 
 
-def reduce_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """(sum, count) pairs to means over all processes; a metric that nothing counted is left out."""
-    means: dict[str, float] = {}
-    for name in sorted(sums):
-        value, number = total(sums[name][0]), total(sums[name][1])
-        if number:
-            means[name] = value / number
-    return means
+def reduce_metrics(sums: Mapping[str, Sequence[float]], *, loss_count: float) -> dict[str, float]:
+    """(sum, count) pairs of all processes to means; a metric that nothing counted is left out.
+
+    The loss is divided by the step's own count. A process without a batch has no metrics.
+    """
+    added: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for own in gather({name: tuple(pair) for name, pair in sums.items()}):
+        for name, (value, number) in own.items():
+            _add(added[name], value, number)
+    added["loss"][1] = loss_count
+    return {name: value / number for name, (value, number) in sorted(added.items()) if number}
 
 
 def merge_means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

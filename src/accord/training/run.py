@@ -25,8 +25,9 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from accord.errors import AccordError
+from accord.errors import AccordError, CheckpointError
 from accord.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from accord.training.distributed import gather, leads
 
 Metrics = dict[str, float]
 
@@ -62,7 +63,9 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
     Every step must be a function of its number and `state` alone: then a resumed run is bit-identical to
     one that was never stopped. Returns all metrics, also those before the resume.
 
-    Raises InterruptedRunError after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
+    Of several processes the first writes; another number of them may go on from the checkpoint. Raises
+    CheckpointError when they do not see the same settings, data and checkpoints, and InterruptedRunError
+    after Ctrl-C, once the state is on disk; a second Ctrl-C stops at once.
     """
     folder, log = run.folder / "checkpoints", run.folder / "metrics.jsonl"
     checkpoint = load_checkpoint(folder, run.fingerprint)
@@ -71,6 +74,7 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
         state.restore(checkpoint.tensors, checkpoint.extra)
         start = checkpoint.step
     rows = _read_metrics(log, start)
+    _agree(run, start)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(log, "".join(json.dumps(row) + "\n" for row in rows))
     if start:
@@ -79,25 +83,49 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
     def save(done: int) -> None:
         save_checkpoint(folder, done, state.tensors(), state.extra, run.fingerprint)
 
-    with _progress(console) as progress, _catch_interrupt() as interrupted, log.open("a") as file:
+    with _progress(console) as progress, _catch_interrupt() as interrupted, _appending(log) as write:
         task = progress.add_task(run.label, total=run.steps, completed=start, note="")
         for number in range(start, run.steps):
             began = time.perf_counter()
             row = {"step": number + 1, **step(number), "seconds": time.perf_counter() - began}
             rows.append(row)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            write(json.dumps(row) + "\n")
             note = "  ".join(f"{k.rsplit('/', 1)[-1]} {row[k]:.3g}" for k in run.headline if k in row)
             progress.update(task, completed=number + 1, note=note)
             done = number + 1
-            if done % run.checkpoint_every == 0 or done == run.steps or interrupted():
+            stop = any(gather(interrupted()))  # a signal reaches the processes between different steps
+            if done % run.checkpoint_every == 0 or done == run.steps or stop:
                 save(done)
-            if interrupted() and done < run.steps:
+            if stop and done < run.steps:
                 raise InterruptedRunError(
                     f"{run.label}: stopped after step {done} of {run.steps} and saved; "
                     "run the same command again to go on"
                 )
     return rows
+
+
+def _agree(run: Run, start: int) -> None:
+    """All processes begin the same run at the same step; none begins before all have read the checkpoint."""
+    if len(set(gather((run.fingerprint, start)))) > 1:
+        raise CheckpointError(
+            f"{run.folder}: the processes of this run see other settings, data or checkpoints; give all the "
+            "same arguments, and an --out on a file system that they share"
+        )
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that adds text to a file at once; it does nothing in all processes but the first."""
+    if not leads():
+        yield lambda text: None
+        return
+    with path.open("a") as file:
+
+        def write(text: str) -> None:
+            file.write(text)
+            file.flush()
+
+        yield write
 
 
 def _read_metrics(path: Path, steps: int) -> list[Metrics]:

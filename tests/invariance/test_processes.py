@@ -1,0 +1,205 @@
+"""Two processes do what one does: the same parameters, the same metrics, and they end together.
+
+Float64 shows that the sums are exact: the only difference is the order of adding. In float32 the same
+difference is larger, and AdamW's division by a gradient near 0 would blow it up: hence its larger epsilon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import accord
+from accord.training import checkpoint
+from accord.training.engine import Engine
+from tiny import tiny_llama, tiny_tokenizer
+
+WORKER = str(Path(__file__).with_name("process_worker.py"))
+TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
+# `tokens` makes 4 to 6 micro-batches of unequal size a step, or a single one, which leaves a process idle.
+CASES = {
+    "sft-float64": {"stage": "sft", "dtype": "float64"},
+    "sft-float32": {"stage": "sft", "dtype": "float32"},
+    "sft-idle": {"stage": "sft", "dtype": "float64", "tokens": 4096},
+    "sft-lora": {"stage": "sft", "dtype": "float64", "lora": {"r": 2, "layers": 0.5}},
+    "reward-float32": {"stage": "reward", "dtype": "float32"},
+    "ppo-float32": {"stage": "ppo", "dtype": "float32"},
+}
+OWN = {
+    "sft": {"data": "demonstrations.jsonl", "epochs": 0.75, "batch_size": 6, "lora": None},
+    "reward": {"data": "preferences.jsonl", "epochs": 1, "batch_size": 6, "held_out": 0.25},
+    "ppo": {
+        "prompts": "prompts.jsonl",
+        "reward_model": "rm/model",
+        "iterations": 3,
+        "prompts_per_iteration": 3,
+        "k": 2,
+        "max_new_tokens": 8,
+    },
+}
+
+
+def job(world: Path, out: str, stage: str, tokens: int = 64, **settings: Any) -> dict[str, Any]:
+    files = {k: str(world / v) for k, v in OWN[stage].items() if k in ("data", "prompts", "reward_model")}
+    optim = {
+        "learning_rate": 1e-3,
+        "adam_epsilon": 1e-3,
+        "max_grad_norm": 1e3,
+        "weight_decay": 0.1,
+        "tokens_per_microbatch": tokens,
+    }
+    common = {"model": str(world / "model"), "out": str(world / out), "seed": 3, "checkpoint_every": 2}
+    return {"stage": stage, **common, "optim": optim, **OWN[stage], **files, **settings}
+
+
+def alone(settings: dict[str, Any]) -> None:
+    rest = dict(settings)
+    getattr(accord, rest.pop("stage"))(quiet=True, **rest)
+
+
+def in_two(*arguments: str) -> list[tuple[int, str]]:
+    """Run the worker in two processes, without torchrun in between: exit status and stderr of both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, WORKER, *arguments],
+            env={**os.environ, **address, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    messages = [process.communicate(timeout=400)[1] for process in both]
+    return [(process.returncode, said) for process, said in zip(both, messages, strict=True)]
+
+
+def accord_says(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("accord: ")]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases, done by one process (NAME) and by two (NAME-2); runs stopped half-way and gone on with."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny_llama().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    answers = [f"{i}! " + "yes " * (i * 7 % 9 + 1) for i in range(24)]
+    lines = {
+        "demonstrations": [{"prompt": f"Say {i}.", "completion": a} for i, a in enumerate(answers)],
+        "preferences": [
+            {"prompt": f"Say {i}.", "chosen": a, "rejected": f"no {i}"} for i, a in enumerate(answers)
+        ],
+        "prompts": [{"prompt": f"Say {i}."} for i in range(24)],
+    }
+    for name, rows in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alone(job(folder, "rm", "reward"))
+    for name, case in CASES.items():
+        alone(job(folder, name, **case))
+    with pytest.MonkeyPatch.context() as patch:  # one process leaves after two steps
+        own, done = Engine.step, []
+
+        def step(self: Engine, *args: Any, **kwargs: Any) -> dict[str, float]:
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(1)
+            return own(self, *args, **kwargs)
+
+        patch.setattr(Engine, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            alone(job(folder, "one-then-two", **CASES["sft-float64"]))
+    work = [job(folder, f"{name}-2", **case) for name, case in CASES.items()]
+    work.append(job(folder, "one-then-two", **CASES["sft-float64"]))
+    work.append(job(folder, "two-then-one", **CASES["sft-float64"]) | {"stop_after": 2})
+    (folder / "jobs.json").write_text(json.dumps(work))
+    done = in_two("jobs", str(folder / "jobs.json"))
+    assert [status for status, _ in done] == [0, 0], done
+    return folder
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted((out / "model").glob("*.safetensors")):
+        found |= load_file(path)
+    assert found
+    return found
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def assert_same_run(left: Path, right: Path, tolerance: float) -> None:
+    first, second = weights(left), weights(right)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+    assert len(logged(left)) == len(logged(right)) == 3
+    for before, after in zip(logged(left), logged(right), strict=True):
+        assert after == pytest.approx(before, rel=10 * tolerance, abs=10 * tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_learns(world: Path, name: str) -> None:
+    trained = weights(world / name)
+    start = {k: v.double() for k, v in weights_of_start(world).items() if k in trained}
+    moved = max((float((trained[k] - v).abs().max()) for k, v in start.items()), default=1.0)
+    assert moved > 1e-4  # else equality would mean nothing
+    assert_same_run(world / name, world / f"{name}-2", TOLERANCE[str(CASES[name]["dtype"])])
+
+
+def weights_of_start(world: Path) -> dict[str, torch.Tensor]:
+    return load_file(world / "model" / "model.safetensors")
+
+
+def test_another_number_of_processes_goes_on(world: Path) -> None:
+    assert checkpoint.steps(world / "two-then-one" / "checkpoints") == [2]
+    assert not (world / "two-then-one" / "model").exists()
+    alone(job(world, "two-then-one", **CASES["sft-float64"]))
+    for name in ("one-then-two", "two-then-one"):
+        assert_same_run(world / "sft-float64", world / name, 1e-12)
+
+
+def command(world: Path, out: Path) -> list[str]:
+    files = ["--model", str(world / "model"), "--data", str(world / "demonstrations.jsonl")]
+    return ["sft", *files, "--out", str(out), "--epochs", "3"]
+
+
+def test_a_failing_process_ends_the_others_with_one_message(world: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    call = [*torchrun, WORKER, "fail", *command(world, tmp_path / "out")]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1
+    assert accord_says(done.stderr) == ["accord: the planted fault"], done.stderr
+    assert len(logged(tmp_path / "out")) == 1
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_killed_process_ends_the_others(world: Path, tmp_path: Path) -> None:
+    (first, said), (second, silent) = in_two("kill", *command(world, tmp_path / "out"))
+    assert (first, second) == (2, -signal.SIGKILL)
+    assert ["ended without a word" in line for line in accord_says(said)] == [True]
+    assert accord_says(silent) == []
+
+
+def test_stages_that_cannot_share_work_say_so(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(accord.AccordError, match="sample runs in one process"):
+        accord.sample(model=str(world / "model"), prompts=str(world / "prompts.jsonl"), out="samples.jsonl")
