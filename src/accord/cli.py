@@ -322,6 +322,30 @@ def agreement(
 
 
 @app.command()
+def quality(
+    ledger: Annotated[str, typer.Argument(help="LEDGER or LEDGER#RELEASE")],
+    text: Annotated[bool, typer.Option("--text", help="tables to read instead of JSON")] = False,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with columns rater, group, of those who agreed to its use")
+    ] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="also each pair's label, margin and weight")] = False,
+    bootstrap: Annotated[int, typer.Option(help="resamples for intervals; 0 for none", min=0)] = 1000,
+    seed: Annotated[int, typer.Option(help="fixes the resamples")] = 0,
+) -> None:
+    """Whether the feedback in a ledger can be trusted: agreement, raters, reliability, drift."""
+    from accord.stages import quality as stage
+
+    told = None if groups is None else stage.read_groups_csv(groups)
+    found = stage.measure(stage.read_facts(ledger), groups=told, n_boot=bootstrap, seed=seed, pairs=pairs)
+    if not text:
+        print_json(found)
+        return
+    from rich.console import Console
+
+    stage.print_text(found, Console())
+
+
+@app.command()
 def check(
     data: Annotated[str, typer.Argument(help="a file, a folder or a hub name")],
     kind: Annotated[
