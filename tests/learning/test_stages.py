@@ -72,6 +72,11 @@ def test_the_reward_model_learns_a_planted_rule(fitted: Path) -> None:
     assert card["ceiling"] is None
 
 
+def test_half_of_the_layers_and_the_mean_learn_the_rule_too(world: Path, tmp_path: Path) -> None:
+    result = reward.run(reward_config(world, tmp_path, depth=0.5, pooling="last+mean"), QUIET)
+    assert result["card"]["accuracy"]["value"] > 0.9
+
+
 def test_the_loss_falls_from_a_random_head_too(world: Path, tmp_path: Path) -> None:
     reward.run(reward_config(world, tmp_path, probe_penalty=None), QUIET)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").open()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,3 +53,17 @@ class Stage(Settings):
     seed: int = SEED
     checkpoint_every: int = Field(10, gt=0, description="steps between checkpoints")
     dtype: Dtype = DTYPE
+
+
+class RewardPart(Settings):
+    """One part of a reward: a model, `rule:NAME`, `FILE.py:FUNCTION`, or several names, an ensemble."""
+
+    name: str | list[str] = Field(description="what scores")
+    weight: float = Field(1.0, description="in the sum of the parts")
+    label: str | None = Field(None, description="what its metrics are called; default: from its name")
+    settings: dict[str, Any] = Field(default_factory=dict, description="a rule's")
+    how: Literal["mean", "min", "std", "variance"] = Field("mean", description="how an ensemble decides")
+    coef: float = Field(0.0, ge=0, description="how much its disagreement costs (std, variance)")
+
+
+RewardSource = str | list[RewardPart]

@@ -19,11 +19,14 @@ from accord.config.base import (
     Dtype,
     Lora,
     Optim,
+    RewardSource,
     Settings,
     Stage,
 )
 
-REWARD_MODEL: str = Field(description="`accord reward`'s, or a Hugging Face classifier with one output")
+REWARD_MODEL: RewardSource = Field(
+    description="`accord reward`'s, a Hugging Face classifier, rule:NAME, FILE.py:FUNCTION, or a list"
+)
 CLIP_RANGE: float = Field(0.2, gt=0, description="of the probability ratio")
 STOP_KL: float = Field(0.1, gt=0, description="end an update early above this approximate KL per token")
 IMPORTANCE_CAP: float | None = Field(
@@ -52,7 +55,7 @@ class OnlineConfig(Stage):
     """What every method has that samples, scores and updates in turn."""
 
     model: str = MODEL
-    reward_model: str = REWARD_MODEL
+    reward_model: RewardSource = REWARD_MODEL
     prompts: str = PROMPTS
     iterations: int = Field(50, gt=0, description="rounds of sampling and updating")
     prompts_per_iteration: int = Field(8, gt=0, description="prompts answered in one iteration")
@@ -176,7 +179,7 @@ class BestOfNConfig(Settings):
     """Keep the best of n answers by the reward; with `sft`, fine-tune on them (rejection sampling)."""
 
     model: str = MODEL
-    reward_model: str = REWARD_MODEL
+    reward_model: RewardSource = REWARD_MODEL
     prompts: str = PROMPTS
     out: Path = Field(description="folder for results")
     n: int = Field(8, ge=2, description="answers per prompt to choose from")

@@ -20,6 +20,7 @@ from accord.config.base import (
     Dtype,
     Lora,
     Optim,
+    RewardSource,
     Settings,
     Stage,
 )
@@ -114,7 +115,7 @@ class EvalConfig(Settings):
     baseline: str = Field(description="the policy to compare with, for instance the SFT model")
     prompts: str = PROMPTS
     out: Path = Field(description="folder for results")
-    reward_model: str | None = Field(None, description="scores the answers, and picks the best of n")
+    reward_model: RewardSource | None = Field(None, description="scores the answers, and picks the best of n")
     best_of: int = Field(
         4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out"
     )

@@ -25,11 +25,11 @@ SHOWN = 12  # transcripts that stand open; the rest are folded
 LONGEST = 4000  # characters of an answer that are shown
 
 # (metrics, title, what it shows and what a bad one looks like)
-PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+METHOD_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("objective/scores",),
         "reward",
-        "The reward model's score of the policy's fresh answers; 0 is the average before PPO. It should rise "
+        "The reward model's score of the policy's fresh answers; 0 is the average before. It should rise "
         "and level off. A score that climbs while answers get worse to read is reward hacking.",
     ),
     (
@@ -51,7 +51,7 @@ PPO_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("policy/clipfrac_avg",),
         "clip fraction",
-        "Share of tokens at which PPO's clip cut the update short. Above about 0.3, steps are too large.",
+        "Share of tokens at which the clip cut the update short. Above about 0.3, steps are too large.",
     ),
     (
         ("completions/mean_length",),
@@ -94,10 +94,17 @@ def render(
     return environment.get_template("report.html").render(
         r=report,
         figures=_figures(report, curves),
-        ppo_panels=_ppo_panels(report, curves),
+        method=method_name(report),
+        method_panels=_method_panels(report, curves),
         shown=spread(ordered, SHOWN),
         folded=ordered,
     )
+
+
+def method_name(report: Mapping[str, Any]) -> str:
+    """How the method is written in a sentence."""
+    name = str(report.get("method", "ppo"))
+    return "online DPO" if name == "online-dpo" else name.upper()
 
 
 def visible(text: str) -> str:
@@ -130,7 +137,7 @@ def _figures(
     policy, best, rm = report.get("policy"), report.get("best_of_n"), report.get("reward_model")
     wins = []
     if policy:
-        wins.append(("PPO", policy["win_rate_vs_sft"], policy["low"], policy["high"]))
+        wins.append((method_name(report), policy["win_rate_vs_sft"], policy["low"], policy["high"]))
     if best:
         wins.append((f"best of {best['n_samples']}", best["win_rate_vs_sft"], best["low"], best["high"]))
     last_reward = _last(curves, "reward")
@@ -148,13 +155,13 @@ def _figures(
     return {name: Markup(svg) for name, svg in found.items()}
 
 
-def _ppo_panels(
+def _method_panels(
     report: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> list[tuple[Markup, str]]:
-    rows = _last(curves, "ppo")
+    rows = _last(curves, str(report.get("method", "ppo")))
     target = (report.get("policy") or {}).get("kl_target")
     panels = []
-    for keys, title, text in PPO_CURVES:
+    for keys, title, text in METHOD_CURVES:
         svg = plots.curve(rows, keys, title, target=target if keys[0] == "objective/kl" else None)
         if svg:
             panels.append((Markup(svg), text))

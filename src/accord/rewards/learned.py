@@ -42,6 +42,7 @@ class TrunkReward:
     head: ScalarHead
     pooling: str = "last"
     layers: int | None = None
+    adapter: str = ADAPTER
 
     def pooled(self, hidden_FD: Tensor, batch: GroupBatch) -> Tensor:
         """What the head reads, (C, D) or (C, 2 D)."""
@@ -49,7 +50,7 @@ class TrunkReward:
 
     def forward(self, batch: GroupBatch) -> Scores:
         """With gradients, for training."""
-        with self.trunk.use(ADAPTER) as model:
+        with self.trunk.use(self.adapter) as model:
             hidden_FD = hidden_states(model, batch, layers=self.layers)
         return Scores(self.head(self.pooled(hidden_FD, batch)), hidden_FD)
 
@@ -59,14 +60,18 @@ class TrunkReward:
 
     def save(self, folder: Path) -> None:
         """A peft folder with `head.safetensors` beside the adapter."""
-        self.trunk.save_adapter(ADAPTER, folder)
+        self.trunk.save_adapter(self.adapter, folder)
         tensors = {k: v.contiguous() for k, v in self.head.state_dict().items()}
         metadata = {"pooling": self.pooling} | ({"layers": str(self.layers)} if self.layers else {})
         save_file(tensors, folder / "head.safetensors", metadata=metadata)
 
 
-def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int) -> TrunkReward:
-    """Read what `TrunkReward.save` wrote onto `trunk`, which must be the model it was trained on."""
+def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int, *, number: int = 0) -> TrunkReward:
+    """Read what `TrunkReward.save` wrote onto `trunk`, which must be the model it was trained on.
+
+    `number` tells several reward models on one trunk apart.
+    """
+    adapter = f"{ADAPTER}-{number}" if number else ADAPTER
     try:
         with safe_open(folder / "head.safetensors", "pt") as file:
             metadata = file.metadata() or {}
@@ -75,8 +80,9 @@ def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int) -> TrunkRewa
             head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}/head.safetensors: the reward head cannot be read ({error})") from error
-    trunk.load(ADAPTER, folder)
-    return TrunkReward(trunk, head.requires_grad_(False), pooling, int(layers) if layers else None)
+    trunk.load(adapter, folder)
+    head.requires_grad_(False)
+    return TrunkReward(trunk, head, pooling, int(layers) if layers else None, adapter)
 
 
 @dataclass(frozen=True)

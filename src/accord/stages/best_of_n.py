@@ -24,8 +24,8 @@ from accord.rewards.scorer import Scorer
 from accord.rollout.local import LocalSampler
 from accord.stages import sft
 from accord.stages.common import Bench, announce, open_bench, write_json
-from accord.stages.reward import open_reward
 from accord.stages.sample import policy_version
+from accord.stages.scorers import open_reward
 from accord.stages.sft import demonstrations_of
 from accord.training.checkpoint import write_atomically
 from accord.training.run import counting
@@ -45,7 +45,7 @@ def run(config: BestOfNConfig, console: Console) -> dict[str, Any]:
     result: dict[str, Any] = {
         "stage": "best-of-n",
         "base": config.model,
-        "reward_model": config.reward_model,
+        "reward_model": config.model_dump(mode="json")["reward_model"],
         "prompts": len(groups),
         "n": config.n,
         "kl_bound": best_of_n_kl(config.n),

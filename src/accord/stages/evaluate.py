@@ -25,8 +25,8 @@ from accord.scenarios import load_scenario
 from accord.scenarios.shop import Scenario
 from accord.stages.ask import known_prompt
 from accord.stages.common import Bench, announce, open_bench, write_json
-from accord.stages.reward import open_reward
 from accord.stages.sample import policy_version
+from accord.stages.scorers import open_reward
 from accord.training.run import counting
 
 TOKENS = 2048  # per forward pass; no gradients here

@@ -42,8 +42,8 @@ from accord.stages.common import (
 )
 from accord.stages.critic import Critic
 from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check
-from accord.stages.reward import open_reward
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, selected, summarise
+from accord.stages.scorers import code_hashes, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
 
@@ -221,14 +221,14 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
         state.method.label,
         config.iterations,
         config.checkpoint_every,
-        fingerprint(config, data_hash(encoded), data_hash(state.ptx)),
+        fingerprint(config, data_hash(encoded), data_hash(state.ptx), code_hashes(config.reward_model)),
         headline=("objective/scores", "objective/kl", "completions/mean_length"),
     )
     rows = run_steps(job, state, state.iterate, console)
     record = {
         "stage": state.method.name,
         "base": config.model,
-        "reward_model": config.reward_model,
+        "reward_model": config.model_dump(mode="json")["reward_model"],
         "iterations": len(rows),
     }
     save_policy(bench, POLICY, config.out / "model", how=config.save, record=record)

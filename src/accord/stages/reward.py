@@ -19,7 +19,6 @@ from accord.config import RewardConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_preferences
 from accord.data.render import Encoded
-from accord.errors import ModelError
 from accord.evaluation.intervals import Interval
 from accord.evaluation.report_card import ScoredPair, report_card
 from accord.feedback.agreement import ceiling
@@ -29,9 +28,8 @@ from accord.models.heads import ScalarHead, pooled_size
 from accord.objectives.bradley_terry import bradley_terry_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
 from accord.records import Group, Judgement, Preference, Prompt, Terms
-from accord.rewards.learned import ADAPTER, TrunkReward, load_classifier_reward, load_trunk_reward
+from accord.rewards.learned import ADAPTER, TrunkReward
 from accord.rewards.probe import fit_probe, start_head
-from accord.rewards.scorer import Scorer
 from accord.stages.common import (
     Bench,
     announce,
@@ -42,7 +40,6 @@ from accord.stages.common import (
     new_folder,
     open_bench,
     order,
-    read_record,
     write_json,
 )
 from accord.training.engine import Engine, ParameterGroup
@@ -304,21 +301,3 @@ def _save(reward: TrunkReward, bench: Bench, out: Path, record: dict[str, Any]) 
         reward.save(folder)
         bench.loaded.tokenizer.save_pretrained(folder)
         (folder / "accord.json").write_text(json.dumps(record, indent=1))
-
-
-def open_reward(name: str, bench: Bench, dtype: str) -> Scorer:
-    """A reward model for the policy on `bench`: on the same trunk when it was trained there, else apart."""
-    folder = Path(name)
-    record = read_record(folder)
-    if record.get("stage") != "reward":
-        return load_classifier_reward(name)
-    base = str(record["base"])
-    if base == bench.loaded.source:
-        return load_trunk_reward(folder, bench.trunk, bench.hidden_size)
-    home = open_bench(base, dtype)
-    if home.loaded.tokenizer.get_vocab() != bench.loaded.tokenizer.get_vocab():
-        raise ModelError(
-            f"{name}: this reward model's base {base} has another tokenizer than {bench.loaded.name}; "
-            "train one on the policy's own model, or give a Hugging Face classifier"
-        )
-    return load_trunk_reward(folder, home.trunk, home.hidden_size)
