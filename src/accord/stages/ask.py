@@ -165,11 +165,14 @@ def summarise(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Agreement of the raters: ordinal alpha on strengths, raw agreement on who won, and the ceiling."""
     ratings = [Rating(j.item_id, j.rater, float(j.strength)) for j in judgements]
     winners = [Rating(j.item_id, j.rater, str((j.strength > 0) - (j.strength < 0))) for j in judgements]
+    who_won = agreement(winners, level="nominal")
     return {
         "agreement": {
             **agreement(ratings, level="ordinal").to_json(),
-            "raw": agreement(winners, level="nominal").raw,
-            "alpha_winner": agreement(winners, level="nominal").alpha,
+            "raw": who_won.raw,
+            "raw_low": who_won.raw_low,
+            "raw_high": who_won.raw_high,
+            "alpha_winner": who_won.alpha,
         },
         "ceiling": ceiling(judgements).to_json(),
         "ties": sum(j.strength == 0 for j in judgements) / max(len(judgements), 1),
