@@ -61,7 +61,7 @@ def left_over(out: Path) -> list[str]:
         (["sft", "--model", "m", "--data", "d", "--out", "o", "--epochs", "many"], "--epochs: "),
         (["ppo", "--model", "m", "--reward_model", "r", "--prompts", "p", "--out", "o", "--kl.cof", "1"],
          "--kl.cof: unknown setting; did you mean 'coef'?"),
-        (["quickstart", "--method", "grpo"], "--method: input should be 'ppo', got 'grpo'"),
+        (["quickstart", "--method", "dreams"], "--method: input should be 'ppo'"),
         (["report", "no-run"], "no-run: no finished run here; `accord run FILE.yaml --out no-run` makes"),
         (["verify", "no.sqlite"], "there is no ledger at no.sqlite; check the path"),
         (["sample", "--model", "./no-model", "--prompts", "PROMPTS", "--out", "s.jsonl"],
