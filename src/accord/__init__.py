@@ -41,6 +41,7 @@ __version__ = "0.1.0"
 
 # stage -> (its settings in accord.config, the module whose `run` it is)
 STAGES = {
+    "pretrain": ("PretrainConfig", "accord.stages.pretrain"),
     "sft": ("SftConfig", "accord.stages.sft"),
     "sample": ("SampleConfig", "accord.stages.sample"),
     "ask": ("AskConfig", "accord.stages.ask"),
@@ -64,7 +65,7 @@ STAGES = {
 }
 
 # the stages that `torchrun` may start in several processes
-PARALLEL = ("sft", "reward", "ppo")
+PARALLEL = ("pretrain", "sft", "reward", "ppo")
 
 _LAZY = {
     **dict.fromkeys(("Completion", "Group", "Judgement", "Message"), "accord.records"),
@@ -107,6 +108,7 @@ __all__ = [
     "online_dpo",
     "orpo",
     "ppo",
+    "pretrain",
     "read_samples",
     "reinforce_plus_plus",
     "reward",
@@ -128,6 +130,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def pretrain(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Train on plain text, from a model or from scratch. Settings: `accord.config.PretrainConfig`."""
+    return _stage("pretrain", settings, quiet)
 
 
 def sft(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:

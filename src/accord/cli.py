@@ -39,6 +39,7 @@ FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_n
 HELP = ("--help", "-h")
 
 STAGE_HELP = {
+    "pretrain": "Train on plain text: from scratch, or going on from a model.",
     "sft": "Fine-tune a model on demonstrations.",
     "sample": "Sample several answers per prompt from a policy.",
     "ask": "Put pairs of answers to simulated raters, or to you.",

@@ -28,6 +28,7 @@ from accord.config.online import (
     RlooConfig,
     XpoConfig,
 )
+from accord.config.pretrain import FromScratch, PretrainConfig
 from accord.config.reading import describe, read_config, with_overrides
 from accord.config.stages import AskConfig, EvalConfig, RewardConfig, RunConfig, SampleConfig, SftConfig
 
@@ -39,6 +40,7 @@ __all__ = [
     "DpoConfig",
     "Dtype",
     "EvalConfig",
+    "FromScratch",
     "GrpoConfig",
     "IpoConfig",
     "KlControl",
@@ -51,6 +53,7 @@ __all__ = [
     "OrpoConfig",
     "PairConfig",
     "PpoConfig",
+    "PretrainConfig",
     "ReinforcePlusPlusConfig",
     "RewardConfig",
     "RlooConfig",
