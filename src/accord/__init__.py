@@ -64,8 +64,9 @@ STAGES = {
     "eval": ("EvalConfig", "accord.stages.evaluate"),
 }
 
-# the stages that `torchrun` may start in several processes
-PARALLEL = ("pretrain", "sft", "reward", "ppo")
+# the stages that `torchrun` may start in several processes: those whose steps all go through the engine
+_SHARING = ("pretrain", "sft", "reward", "offline", "online")
+PARALLEL = tuple(name for name, (_, module) in STAGES.items() if module.rpartition(".")[2] in _SHARING)
 
 _LAZY = {
     **dict.fromkeys(("Completion", "Group", "Judgement", "Message"), "accord.records"),

@@ -34,10 +34,15 @@ CASES = {
     "sft-lora": {"stage": "sft", "dtype": "float64", "lora": {"r": 2, "layers": 0.5}},
     "reward-float32": {"stage": "reward", "dtype": "float32"},
     "ppo-float32": {"stage": "ppo", "dtype": "float32"},
+    "dpo-float64": {"stage": "dpo", "dtype": "float64"},
+    "grpo-float32": {"stage": "grpo", "dtype": "float32"},
+    "pretrain-float64": {"stage": "pretrain", "dtype": "float64"},
 }
 OWN = {
     "sft": {"data": "demonstrations.jsonl", "epochs": 0.75, "batch_size": 6, "lora": None},
     "reward": {"data": "preferences.jsonl", "epochs": 1, "batch_size": 6, "held_out": 0.25},
+    "dpo": {"data": "preferences.jsonl", "epochs": 0.75, "batch_size": 5, "held_out": 0.2, "lora": None},
+    "pretrain": {"data": "texts.jsonl", "epochs": 1, "batch_size": 2, "length": 64, "held_out": 0.0},
     "ppo": {
         "prompts": "prompts.jsonl",
         "reward_model": "rm/model",
@@ -47,6 +52,7 @@ OWN = {
         "max_new_tokens": 8,
     },
 }
+OWN["grpo"] = OWN["ppo"]
 
 
 def job(world: Path, out: str, stage: str, tokens: int = 64, **settings: Any) -> dict[str, Any]:
@@ -82,7 +88,11 @@ def in_two(*arguments: str) -> list[tuple[int, str]]:
         )
         for rank in range(2)
     ]
-    messages = [process.communicate(timeout=400)[1] for process in both]
+    try:
+        messages = [process.communicate(timeout=400)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
     return [(process.returncode, said) for process, said in zip(both, messages, strict=True)]
 
 
@@ -103,6 +113,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"prompt": f"Say {i}.", "chosen": a, "rejected": f"no {i}"} for i, a in enumerate(answers)
         ],
         "prompts": [{"prompt": f"Say {i}."} for i in range(24)],
+        "texts": [{"text": a} for a in answers[:12]],
     }
     for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
