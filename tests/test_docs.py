@@ -81,7 +81,9 @@ def known_flags(command: str) -> set[str]:
     return found | {name.rpartition(".")[0] for name in found} | {"lora"}
 
 
-@pytest.mark.parametrize("page", ["sft", "sample", "ask", "reward", "dpo", "ppo", "grpo", "eval", "loop"])
+@pytest.mark.parametrize(
+    "page", ["pretrain", "sft", "sample", "ask", "reward", "dpo", "ppo", "grpo", "eval", "loop"]
+)
 def test_settings_on_a_stages_page_exist_with_these_defaults(page: str) -> None:
     schema = SCHEMAS["run" if page == "loop" else page]
     defaults = {name: default for name, _, default, _ in config.describe(getattr(config, schema))}

@@ -13,7 +13,7 @@ MUTANTS = [
     Mutant(
         GRADIENTS,
         "            work.wait()\n",
-        "            work.wait()\n        torch._foreach_div_([p.grad for p in ordered if p.grad is not None], 2)\n",
+        "            work.wait()\n        [p.grad.div_(2) for p in ordered if p.grad is not None]\n",
         PROCESSES,
         "processes: mean of gradients, not sum",
     ),
