@@ -133,9 +133,13 @@ def _tables(votes: Sequence[Vote]) -> _Tables:
 
 
 def _rank_one(excess_RR: Floats, weight_RR: Floats, steps: int = 200) -> Floats:
-    """κ that minimises Σ w (excess - κ_r κ_s)², one rater at a time; the majority is taken to be right."""
-    start = np.sqrt(max(0.05, float((weight_RR * excess_RR).sum() / max(weight_RR.sum(), 1))))
-    kappa_R = np.full(len(excess_RR), start)
+    """κ that minimises Σ w (excess - κ_r κ_s)², one rater at a time; the majority is taken to be right.
+
+    From the leading eigenvector, because from equal κ inverted raters may never be reached.
+    """
+    values, vectors = np.linalg.eigh(np.where(weight_RR > 0, excess_RR, 0.0))
+    lead_R = vectors[:, -1] * np.sign(vectors[:, -1].sum() or 1.0)
+    kappa_R = np.clip(np.sqrt(max(float(values[-1]), 0.05)) * lead_R, -1, 1)
     for _ in range(steps):
         before = kappa_R.copy()
         for r in range(len(kappa_R)):
