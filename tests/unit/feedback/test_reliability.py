@@ -122,6 +122,8 @@ def test_labels_are_what_they_say(planted):
     fitted = fit_reliability(votes_of(planted.judgements), lengths=planted.lengths)
     assert fitted.converged and not fitted.undefined_because
     assert list(fitted.cut_points) == pytest.approx([-c for c in fitted.cut_points[::-1]])
+    right = [(pair.preference > 0) == (planted.quality[pair.pair] > 0) for pair in fitted.pairs]
+    assert np.mean(right) > 0.75
     for pair in fitted.pairs:
         assert 0 <= pair.p_better <= 1 and -3 <= pair.margin <= 3
         assert pair.weight == pytest.approx(abs(2 * pair.p_better - 1))
