@@ -13,13 +13,14 @@ run_scripts = @set -e; for script in $(sort $(wildcard $(1)/*.py)); do \
   echo "== $$script"; $(BIN)/python "$$script"; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev model quickstart test lint experiments bench clean
+.PHONY: help setup dev model quickstart test lint mutate experiments bench clean
 
 help:
 	@echo "make quickstart    the whole loop on the shop scenario, with a report (PYTHON=python3.12 to choose one)"
 	@echo "make setup         only install, into $(VENV)"
 	@echo "make test          lint and tests (PYTEST_ARGS='-k ppo' to choose, '-n 2' for two processes)"
 	@echo "make lint          ruff, mypy, import directions"
+	@echo "make mutate        break the code one place at a time and see the tests go red (long)"
 	@echo "make experiments   run every script in experiments/"
 	@echo "make bench         run every script in benchmarks/"
 	@echo "make clean         remove $(VENV), caches and the quickstart's results (the fetched model stays)"
@@ -60,6 +61,9 @@ lint: dev
 	$(BIN)/ruff format --check src tests experiments
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+mutate: dev
+	$(BIN)/python tests/mutate.py $(MUTANTS)
 
 experiments: dev model
 	$(call run_scripts,experiments)
