@@ -13,7 +13,7 @@ import torch
 import accord
 from accord.cli import main
 from accord.errors import DataError
-from accord.training.distributed import group
+from accord.training.distributed import group, spread
 from accord.training.engine import Engine
 
 
@@ -40,6 +40,7 @@ def after(steps: int, fault: BaseException | None) -> None:
 
 def jobs(path: str) -> None:
     with group(), open(path) as file:
+        assert spread(range(5), lambda own: [i * i for i in own]) == [0, 1, 4, 9, 16]
         for job in json.load(file):
             stop = job.pop("stop_after", None)
             if stop is not None:

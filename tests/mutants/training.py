@@ -17,10 +17,7 @@ MUTANTS = [
         PROCESSES,
         "processes: mean of gradients, not sum",
     ),
-    Mutant(
-        GRADIENTS, "if not number:", "if parameter.grad is None:", PROCESSES, "processes: idle ones add not"
-    ),
-    Mutant(GRADIENTS, "items[rank::size]", "items", PROCESSES, "processes: all do everything"),
+    Mutant(GRADIENTS, "return items[rank::size]", "return items", PROCESSES, "processes: all do everything"),
     Mutant(GRADIENTS, "if not _first_to_fail(store):", "if False:", PROCESSES, "processes: all speak"),
     Mutant(ROWS, "whole[first : first + length + 1]", "whole[first : first + length]", PACKING, "cut"),
     Mutant(ROWS, "range(len(p.inputs))]", "range(1, len(p.inputs) + 1)]", PACKING, "positions from 1"),

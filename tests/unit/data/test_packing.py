@@ -17,6 +17,7 @@ START, END = 257, 256
 DOCUMENTS = st.lists(st.lists(st.integers(0, 255), max_size=40), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(2, 16))
 def test_every_token_and_every_end_is_a_target_exactly_once(documents: list[list[int]], length: int) -> None:
     rows = pack(pieces(documents, length, start=START, end=END), length)
@@ -28,6 +29,7 @@ def test_every_token_and_every_end_is_a_target_exactly_once(documents: list[list
     assert START not in batch.targets_CT[batch.mask_CT]
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(2, 16))
 def test_rows_keep_to_their_length_and_cut_only_what_is_longer(
     documents: list[list[int]], length: int
