@@ -214,9 +214,15 @@ def test_a_sampler_that_is_not_the_policy_is_weighed(
         return roll_out(self, shifted, **{**how, "first": False})
 
     monkeypatch.setattr(online.Passes, "roll_out", off)
-    config = online_config(world, "grpo", tmp_path, iterations=1, importance_sampling_cap=1.5)
-    online.run(config, QUIET)
-    (row,) = logged(tmp_path)
+    changes = {"iterations": 1, "epochs": 1, "minibatches": 1}
+    rows = {}
+    for cap in (1.0, 1.5):
+        out = tmp_path / str(cap)
+        online.run(online_config(world, "grpo", out, importance_sampling_cap=cap, **changes), QUIET)
+        (rows[cap],) = logged(out)
+    row = rows[1.5]
+    # Every token weighs 1.5; the KL's gradient is 0 at the start.
+    assert row["grad_norm"] == pytest.approx(1.5 * rows[1.0]["grad_norm"], rel=1e-4)
     assert row["policy/importance_avg"] == pytest.approx(1.5) and row["policy/importance_clipfrac"] == 1.0
     assert row["policy/mismatch_kl"] == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-3)
 
