@@ -387,6 +387,53 @@ def verify(ledger: Annotated[str, typer.Argument(help="ledger file or URL")]) ->
         )
 
 
+@app.command()
+def serve(
+    db: Annotated[str, typer.Option(help="ledger file or URL; a file is made if need be")] = "ledger.sqlite",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    public_url: Annotated[
+        str, typer.Option(help="the address people use, when a proxy with HTTPS stands before the app")
+    ] = "",
+    admin_link: Annotated[
+        bool, typer.Option("--admin-link", help="print a link that makes another administrator")
+    ] = False,
+) -> None:
+    """Serve the annotation app, in which people judge."""
+    from accord.web.app import serve as run
+
+    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=print)
+
+
+Ledgers = Annotated[str, typer.Option(help="ledger file or URL")]
+
+
+@app.command()
+def why(
+    row_or_model: Annotated[str, typer.Argument(help="a judgement's id, or a model's folder")],
+    ledger: Ledgers = "ledger.sqlite",
+) -> None:
+    """Who judged what, by which guideline, behind a row or a model."""
+    from accord.ledger.ledger import Ledger
+    from accord.ledger.why import why as walk
+
+    with Ledger.open(ledger, create=False) as store, store.reading() as connection:
+        print_json(walk(connection, row_or_model))
+
+
+@app.command("who-trained-on")
+def who_trained_on(
+    judgement: Annotated[str, typer.Argument(help="a judgement's id")],
+    ledger: Ledgers = "ledger.sqlite",
+) -> None:
+    """The releases that hold a judgement, and the models trained on them."""
+    from accord.ledger.ledger import Ledger
+    from accord.ledger.why import who_trained_on as walk
+
+    with Ledger.open(ledger, create=False) as store, store.reading() as connection:
+        print_json(walk(connection, judgement))
+
+
 @app.command("fetch-model")
 def fetch_model() -> None:
     """Fetch the embedded model into the user's cache, once."""

@@ -110,6 +110,25 @@ def by_id(connection: Connection, account_id: str) -> tuple[Account, str] | None
     return _account(connection, account.c.id == account_id)
 
 
+def exists(connection: Connection, account_id: str) -> bool:
+    """Also of an account that is disabled or erased."""
+    return connection.execute(select(account.c.id).where(account.c.id == account_id)).first() is not None
+
+
+def sessions_of(connection: Connection, account_id: str, token: str) -> list[dict[str, Any]]:
+    """An account's sessions, the newest first; `current` is the one of `token`."""
+    rows = select(session).where(session.c.account_id == account_id).order_by(session.c.created_at.desc())
+    return [
+        {
+            "id": row.id,
+            "created_at": row.created_at,
+            "last_seen_at": row.last_seen_at,
+            "current": row.token_sha256 == token_sha256(token),
+        }
+        for row in connection.execute(rows)
+    ]
+
+
 def has_admin(connection: Connection) -> bool:
     condition = account.c.admin & account.c.disabled_at.is_(None)
     return connection.execute(select(account.c.id).where(condition)).first() is not None

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, judging
-from accord.ledger.schema import assignment, judgement
+from accord.ledger import audit, judging, lineage
+from accord.ledger.schema import assignment, judgement, release, release_row
 from accord.ledger.store import chunks
 from accord.ledger.team_schema import WHOLE, account, answer, session, withdrawal
 from accord.records import Judgement
@@ -112,14 +112,14 @@ def record(
     """Submit an answer with what stands beside it, or revise the newest one. Repeating a call is harmless."""
     check(said, strength)
     if (earlier := judging.with_key(connection, idempotency_key)) is not None:
-        if _assignment_of(connection, earlier.id) != assignment_id:
+        if judging.assignment_of(connection, earlier.id) != assignment_id:
             raise LedgerError("this idempotency key belongs to the answer to another question")
         return earlier
     if revises is None:
         judged = judging.submit(
             connection, assignment_id, strength, seconds=seconds, idempotency_key=idempotency_key, now=now
         )
-    elif _assignment_of(connection, revises) != assignment_id:
+    elif judging.assignment_of(connection, revises) != assignment_id:
         raise LedgerError("the answer that this one revises is not about this question")
     else:
         judged = judging.revise(
@@ -127,11 +127,6 @@ def record(
         )
     _store(connection, judged, to_parts(said, judged.shown), now)
     return judged
-
-
-def _assignment_of(connection: Connection, judgement_id: str) -> str | None:
-    column = select(judgement.c.assignment_id).where(judgement.c.id == judgement_id)
-    return connection.execute(column).scalar()
 
 
 def _store(connection: Connection, judged: Judgement, parts: Sequence[Part], now: str) -> None:
@@ -204,6 +199,24 @@ def withdraw(connection: Connection, annotator_id: str, scope: str, now: str) ->
         entry = audit.Entry("withdraw", "withdrawal", str(row["id"]), [annotator_id, scope])
         audit.append(connection, [entry], now)
     return counts
+
+
+def affected(connection: Connection, annotator_id: str) -> dict[str, list[str]]:
+    """The releases that hold judgements of an annotator, and the models behind which they stand."""
+    mine = select(judgement.c.id).join(assignment).where(assignment.c.annotator_id == annotator_id)
+    held = select(release.c.name).join(release_row).where(release_row.c.judgement_id.in_(mine)).distinct()
+    names = sorted(connection.execute(held).scalars())
+    one_of_each = [
+        connection.execute(
+            select(release_row.c.judgement_id)
+            .join(release)
+            .where(release.c.name == name, release_row.c.judgement_id.in_(mine))
+            .limit(1)
+        ).scalar_one()
+        for name in names
+    ]
+    models = {model for id_ in one_of_each for model in lineage.models_touched_by(connection, id_)}
+    return {"releases": names, "models": sorted(models)}
 
 
 def _forget(connection: Connection, annotator_id: str, now: str) -> int:

@@ -185,6 +185,11 @@ def with_key(connection: Connection, idempotency_key: str) -> Judgement | None:
     return found[0] if found else None
 
 
+def assignment_of(connection: Connection, judgement_id: str) -> str | None:
+    column = select(judgement.c.assignment_id).where(judgement.c.id == judgement_id)
+    return connection.execute(column).scalar()
+
+
 def read_judgements(
     connection: Connection,
     *,

@@ -101,7 +101,10 @@ def release_judgements(connection: Connection, name: str) -> list[Judgement]:
 
 
 def release_preferences(connection: Connection, name: str) -> list[Preference]:
-    judgements = release_judgements(connection, name)
+    return to_preferences(connection, release_judgements(connection, name))
+
+
+def to_preferences(connection: Connection, judgements: Sequence[Judgement]) -> list[Preference]:
     prompts = read_prompts(connection, (judged.prompt_id for judged in judgements))
     completions = read_completions(connection, (c for judged in judgements for c in judged.completion_ids))
     rows = []

@@ -1,0 +1,214 @@
+"""Out of the ledger and into it: rows that other tools read, and questions from rows that they wrote."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from accord.errors import LedgerError
+from accord.ledger import answers, lineage, projects, queue, store
+from accord.ledger.answers import FLAG, RATING, Part
+from accord.ledger.judging import read_judgements
+from accord.ledger.schema import assignment, judgement
+from accord.ledger.team_schema import WHOLE, project_item
+from accord.records import Group, Judgement, Preference, Question, content_hash
+
+# What spreadsheets take for the start of a formula (OWASP, "CSV injection"), and their full-width forms.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+CSV_COLUMNS = (
+    "judgement",
+    "item",
+    "rater",
+    "rater_kind",
+    "prompt",
+    "answer_0",
+    "answer_1",
+    "strength",
+    "both_bad",
+    "flags_0",
+    "flags_1",
+    "comment",
+    "seconds",
+    "shown_left",
+    "guideline",
+    "revision",
+    "submitted_at",
+)
+
+
+def project_judgements(connection: Connection, project_id: str) -> list[Judgement]:
+    """The active judgements of a project. LedgerError when the lineage of one of them cannot be walked."""
+    found = read_judgements(connection, item_ids=projects.item_ids(connection, project_id))
+    active = (
+        select(func.count())
+        .select_from(
+            judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
+        )
+        .where(judgement.c.status == "active", project_item.c.project_id == project_id)
+    )
+    expected = int(connection.execute(active).scalar_one())
+    if len(found) != expected:
+        raise LedgerError(
+            f"{expected - len(found)} of {expected} judgements do not lead back to what was shown and asked; "
+            "nothing is exported. `accord verify` says what is damaged"
+        )
+    return found
+
+
+def submission_times(connection: Connection, judgement_ids: Iterable[str]) -> dict[str, str]:
+    columns = select(judgement.c.id, judgement.c.submitted_at)
+    return {
+        row.id: row.submitted_at
+        for some in store.chunks(judgement_ids)
+        for row in connection.execute(columns.where(judgement.c.id.in_(some)))
+    }
+
+
+# Out
+
+
+def preference_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
+    """TRL's conversational preference rows, one per judgement, with margin and weight; ties say so."""
+    judgements = project_judgements(connection, project_id)
+    return (p.to_row() for p in lineage.to_preferences(connection, judgements))
+
+
+def demonstration_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
+    """Answers as raters would have them: prompt and completion, as TRL's SFT trainer reads them."""
+    judgements = project_judgements(connection, project_id)
+    said = answers.read_answers(connection, [j.id for j in judgements])
+    prompts = store.read_prompts(connection, (j.prompt_id for j in judgements if j.id in said))
+    for judged in judgements:
+        for part in said.get(judged.id, ()):
+            if part.key == "edit" and part.body is not None:
+                yield {
+                    "prompt": [asdict(m) for m in prompts[judged.prompt_id].messages],
+                    "completion": [{"role": "assistant", "content": part.body}],
+                }
+
+
+def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
+    """Everything that was said, in canonical slots, with pseudonyms for people."""
+    judgements = project_judgements(connection, project_id)
+    ids = [judged.id for judged in judgements]
+    said, times = answers.read_answers(connection, ids), submission_times(connection, ids)
+    prompts = store.read_prompts(connection, (j.prompt_id for j in judgements))
+    completions = store.read_completions(connection, (c for j in judgements for c in j.completion_ids))
+    for judged in judgements:
+        parts = said.get(judged.id, [])
+        yield {
+            "judgement": judged.id,
+            "item": judged.item_id,
+            "rater": judged.rater,
+            "rater_kind": judged.rater_kind,
+            "prompt": [asdict(m) for m in prompts[judged.prompt_id].messages],
+            "answers": [completions[c].text for c in judged.completion_ids],
+            "policies": [completions[c].policy_version for c in judged.completion_ids],
+            "strength": judged.strength,
+            "both_bad": any(part.key == "both_bad" for part in parts),
+            "flags": [_named(parts, FLAG, slot) for slot in range(len(judged.completion_ids))],
+            "ratings": _ratings(parts, len(judged.completion_ids)),
+            "comment": next((p.body or "" for p in parts if p.key == "comment" and p.slot == WHOLE), ""),
+            "seconds": judged.seconds,
+            "shown": list(judged.shown),
+            "guideline": judged.guideline,
+            "revision": judged.revision,
+            "submitted_at": times[judged.id],
+        }
+
+
+def _named(parts: Sequence[Part], prefix: str, slot: int) -> list[str]:
+    return sorted(p.key.removeprefix(prefix) for p in parts if p.key.startswith(prefix) and p.slot == slot)
+
+
+def _ratings(parts: Sequence[Part], slots: int) -> dict[str, list[int | None]]:
+    rated: dict[str, list[int | None]] = {}
+    for part in parts:
+        if part.key.startswith(RATING):
+            empty: list[int | None] = [None] * slots
+            rated.setdefault(part.key.removeprefix(RATING), empty)[part.slot] = part.number
+    return rated
+
+
+def judgement_csv(connection: Connection, project_id: str) -> Iterator[str]:
+    """The same as lines of CSV, for spreadsheets: no text in it can run as a formula."""
+    yield csv_line(CSV_COLUMNS)
+    for row in judgement_rows(connection, project_id):
+        turns = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in row["prompt"])
+        flat = {
+            **row,
+            "prompt": turns,
+            "answer_0": row["answers"][0],
+            "answer_1": row["answers"][1],
+            "flags_0": " ".join(row["flags"][0]),
+            "flags_1": " ".join(row["flags"][1]),
+            "shown_left": row["shown"][0],
+        }
+        yield csv_line([flat[name] for name in CSV_COLUMNS])
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow([_harmless(cell) for cell in cells])
+    return out.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """Text that a spreadsheet would run gets an apostrophe before it; numbers stay numbers."""
+    risky = isinstance(cell, str) and cell.lstrip(" \xa0\u3000\ufeff").startswith(FORMULA)
+    return f"'{cell}" if risky else cell
+
+
+# In
+
+
+def add_preferences(
+    connection: Connection,
+    project_id: str,
+    rows: Sequence[Preference],
+    *,
+    overlap: int,
+    reason: str,
+    gold: bool,
+    now: str,
+) -> tuple[int, int]:
+    """Ask about pairs that were read from a file: how many are new, and how many were known.
+
+    With `gold`, which answer the row calls better is kept as the known answer, to grade raters by.
+    """
+    questions = [Question(_group(row), reason, overlap=overlap) for row in rows]
+    found = projects.add_questions(connection, project_id, questions, now)
+    if gold:
+        decided = {
+            queue.item_id_of(q.group): row for q, row in zip(questions, rows, strict=True) if not row.tie
+        }
+        groups = store.read_groups(connection, decided)
+        projects.set_gold(connection, _known(groups, decided), now)
+    return found
+
+
+def _group(row: Preference) -> Group:
+    """The two answers in an order that does not tell which is better."""
+    return Group.of(row.prompt, *sorted((row.chosen, row.rejected), key=content_hash))
+
+
+def _known(groups: Mapping[str, Group], rows: Mapping[str, Preference]) -> dict[str, int]:
+    known = {}
+    for item_id, group in groups.items():
+        row = rows[item_id]
+        sign = 1 if group.completions[0].text == row.chosen else -1
+        known[item_id] = sign * min(3, max(1, round(abs(row.margin)) or 2))
+    return known
+
+
+def named_source(rows: Iterable[Preference], path: str, name: str) -> list[Preference]:
+    """Rows whose prompts come from `name` and not from the temporary file that was read."""
+    return [
+        replace(row, prompt=replace(row.prompt, source=row.prompt.source.replace(path, name, 1)))
+        for row in rows
+    ]

@@ -1,0 +1,345 @@
+"""The JSON API of running a project: settings, guideline, people, data in and out, quality, lineage."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from accord.errors import LedgerError
+from accord.ledger import accounts, exchange, judging, lineage, projects, queue, why
+from accord.ledger.accounts import Account
+from accord.ledger.database import utc_now
+from accord.web.auth import (
+    Member,
+    RefusedError,
+    an_admin,
+    may_give,
+    member,
+    needs,
+    not_found,
+    signed_in,
+    site_of,
+)
+from accord.web.body import Body
+from accord.web.quality import quality_of
+from accord.web.questions import DEFAULT_FORM
+from accord.web.security import IMPORT_BYTES
+
+router = APIRouter(prefix="/api/v1", tags=["managing"])
+
+DAY = 86_400.0
+LONGEST_GUIDELINE = 200_000
+SHOWN_PROBLEMS = 100
+IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
+
+Manager = Annotated[Member, Depends(needs("manage"))]
+Roles = Literal["owner", "manager", "adjudicator", "rater", "viewer"]
+Label = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w][\w -]*$")]
+
+
+class FormBody(Body):
+    flags: list[Label] = Field([], max_length=20)
+    attributes: list[Label] = Field([], max_length=20)
+    comment: bool = True
+    edit: bool = True
+    both_bad: bool = True
+    cannot_judge: bool = True
+
+
+class ProjectBody(Body):
+    name: str = Field(min_length=1, max_length=projects.NAME_LENGTH)
+    guideline: str = Field(min_length=1, max_length=LONGEST_GUIDELINE)
+    overlap: int = Field(1, ge=1, le=projects.MOST_OVERLAP)
+
+
+class ChangeBody(Body):
+    name: str | None = Field(None, min_length=1, max_length=projects.NAME_LENGTH)
+    overlap: int | None = Field(None, ge=1, le=projects.MOST_OVERLAP)
+    state: Literal["open", "paused"] | None = None
+    form: FormBody | None = None
+
+
+class GuidelineBody(Body):
+    text: str = Field(min_length=1, max_length=LONGEST_GUIDELINE)
+
+
+class InvitationBody(Body):
+    role: Roles = "rater"
+    days: int = Field(7, ge=1, le=90)
+
+
+class RoleBody(Body):
+    role: Roles
+
+
+class ReleaseBody(Body):
+    name: str = Field(min_length=1, max_length=80)
+
+
+class EmptyBody(Body):
+    pass
+
+
+def project_json(project: projects.Project) -> dict[str, Any]:
+    names = ("id", "name", "state", "overlap", "guideline_n", "created_at")
+    return {name: getattr(project, name) for name in names}
+
+
+# The project
+
+
+@router.post("/projects")
+def add_project(
+    request: Request, account: Annotated[Account, Depends(an_admin)], body: ProjectBody
+) -> dict[str, Any]:
+    with site_of(request).ledger.writing() as connection:
+        now = utc_now()
+        project_id = projects.add_project(
+            connection, body.name, body.guideline, overlap=body.overlap, form=DEFAULT_FORM, now=now
+        )
+        accounts.set_role(connection, project_id, account.id, "owner", now)
+    return {"id": project_id, "redirect": f"/projects/{project_id}/data"}
+
+
+@router.patch("/projects/{project_id}")
+def change_project(request: Request, who: Manager, body: ChangeBody) -> dict[str, Any]:
+    """A changed overlap applies to questions that are added later."""
+    if body.name not in (None, who.project.name) and "own" not in who.can:
+        raise RefusedError(403, "forbidden", "only an owner may rename a project")
+    with site_of(request).ledger.writing() as connection:
+        projects.change_project(connection, who.project.id, body.model_dump(exclude_none=True), utc_now())
+        changed = projects.find_project(connection, who.project.id)
+    assert changed is not None
+    return {"project": project_json(changed)}
+
+
+@router.post("/projects/{project_id}/guideline")
+def publish_guideline(request: Request, who: Manager, body: GuidelineBody) -> dict[str, Any]:
+    """A new version, in force for questions leased from now on."""
+    with site_of(request).ledger.writing() as connection:
+        return {"n": projects.publish_guideline(connection, who.project.id, body.text, utc_now())}
+
+
+@router.get("/projects/{project_id}/quality")
+def quality(request: Request, who: Annotated[Member, Depends(needs("quality"))]) -> dict[str, Any]:
+    return quality_of(site_of(request).ledger, who.project.id)
+
+
+# People
+
+
+@router.post("/projects/{project_id}/invitations")
+def invite(request: Request, who: Manager, body: InvitationBody) -> dict[str, Any]:
+    """A link for one person; it is shown this once."""
+    _require_may_give(who, body.role)
+    site = site_of(request)
+    with site.ledger.writing() as connection:
+        invitation_id, token, expires_at = accounts.invite(
+            connection,
+            who.project.id,
+            body.role,
+            created_by=who.account.id,
+            seconds=body.days * DAY,
+            now=utc_now(),
+        )
+    url = f"{site.address.scheme}://{request.headers['host']}/invite/{token}"
+    return {"id": invitation_id, "url": url, "expires_at": expires_at}
+
+
+def _require_may_give(who: Member, *roles: str | None) -> None:
+    for role in roles:
+        if role is not None and role not in may_give(who.role):
+            raise RefusedError(
+                403, "forbidden", f"your role, {who.role}, cannot give or take the role {role}"
+            )
+
+
+@router.delete("/projects/{project_id}/invitations/{invitation_id}")
+def revoke_invitation(request: Request, who: Manager, invitation_id: str) -> dict[str, Any]:
+    with site_of(request).ledger.writing() as connection:
+        if not accounts.revoke_invitation(connection, who.project.id, invitation_id, utc_now()):
+            raise not_found("this unused invitation")
+    return {}
+
+
+@router.patch("/projects/{project_id}/members/{account_id}")
+def change_role(request: Request, who: Manager, account_id: str, body: RoleBody) -> dict[str, Any]:
+    _set_role(request, who, account_id, body.role)
+    return {}
+
+
+@router.delete("/projects/{project_id}/members/{account_id}")
+def remove_member(request: Request, who: Manager, account_id: str) -> dict[str, Any]:
+    """Out of the project; what the person judged stays."""
+    _set_role(request, who, account_id, None)
+    return {}
+
+
+def _set_role(request: Request, who: Member, account_id: str, role: str | None) -> None:
+    with site_of(request).ledger.writing() as connection:
+        old = accounts.role_of(connection, who.project.id, account_id)
+        if old is None:
+            raise not_found("this member")
+        _require_may_give(who, old, role)
+        accounts.set_role(connection, who.project.id, account_id, role, utc_now())
+
+
+# Data
+
+
+@router.post("/projects/{project_id}/import")
+async def import_file(
+    request: Request,
+    who: Manager,
+    reason: Annotated[str, Query(min_length=1, max_length=80)] = "import",
+    gold: bool = False,
+) -> dict[str, Any]:
+    """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters."""
+    name = unquote(request.headers.get("x-file-name", ""))[-200:]
+    suffix = IMPORT_SUFFIX.search(name.lower())
+    if suffix is None:
+        raise RefusedError(
+            422, "invalid", "the file's name must end in .jsonl, .json, .csv, .tsv or .parquet"
+        )
+    handle, path = tempfile.mkstemp(suffix=suffix.group(), prefix="accord-import-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            length = 0
+            async for part in request.stream():
+                length += len(part)
+                if length > IMPORT_BYTES:
+                    raise RefusedError(413, "too_large", f"the file is larger than {IMPORT_BYTES >> 20} MB")
+                file.write(part)
+        return await run_in_threadpool(_import, request, who, path, os.path.basename(name), reason, gold)
+    finally:
+        os.unlink(path)
+
+
+def _import(request: Request, who: Member, path: str, name: str, reason: str, gold: bool) -> dict[str, Any]:
+    from accord.data.datasets import load_preferences  # slow to import
+
+    try:
+        loaded = load_preferences(path)
+    except Exception as error:
+        from accord.errors import DataError
+
+        if isinstance(error, DataError):
+            raise RefusedError(422, "invalid", str(error).replace(path, name)) from None
+        raise
+    rows = exchange.named_source(loaded.rows, path, name)
+    with site_of(request).ledger.writing() as connection:
+        added, known = exchange.add_preferences(
+            connection,
+            who.project.id,
+            rows,
+            overlap=who.project.overlap,
+            reason=reason,
+            gold=gold,
+            now=utc_now(),
+        )
+    problems = [{"line": p.line, "what": p.what.replace(path, name)} for p in loaded.problems]
+    shown = problems[:SHOWN_PROBLEMS]
+    return {"added": added, "known": known, "problems": shown, "problem_count": len(problems)}
+
+
+@router.post("/projects/{project_id}/adopt")
+def adopt(request: Request, who: Manager, body: EmptyBody) -> dict[str, Any]:
+    """Take in the ledger's questions that are in no project."""
+    with site_of(request).ledger.writing() as connection:
+        return {"added": projects.adopt(connection, who.project.id)}
+
+
+@router.post("/projects/{project_id}/releases")
+def release(request: Request, who: Manager, body: ReleaseBody) -> dict[str, Any]:
+    """Freeze the project's answers as they are now under a name."""
+    with site_of(request).ledger.writing() as connection:
+        ids = projects.item_ids(connection, who.project.id)
+        exchange.project_judgements(connection, who.project.id)  # refuses what does not lead back
+        made = lineage.make_release(connection, body.name, ids, utc_now())
+    return {"name": made.name, "hash": made.hash, "rows": len(made.judgement_ids)}
+
+
+def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+FORMATS: dict[str, tuple[str, str, Callable[..., Iterator[str]]]] = {
+    "preferences.jsonl": (
+        "Preferences for training (TRL rows with margin and weight)",
+        "application/jsonl",
+        lambda connection, project: _jsonl(exchange.preference_rows(connection, project)),
+    ),
+    "demonstrations.jsonl": (
+        "Rewritten answers as demonstrations",
+        "application/jsonl",
+        lambda connection, project: _jsonl(exchange.demonstration_rows(connection, project)),
+    ),
+    "judgements.jsonl": (
+        "Everything that was said, one judgement a line",
+        "application/jsonl",
+        lambda connection, project: _jsonl(exchange.judgement_rows(connection, project)),
+    ),
+    "judgements.csv": ("The same for spreadsheets (CSV)", "text/csv", exchange.judgement_csv),
+}
+
+
+@router.get("/projects/{project_id}/export/{format}")
+def export(request: Request, who: Manager, format: str) -> StreamingResponse:
+    """A file of the project's answers as they are now."""
+    if format not in FORMATS:
+        raise not_found("this format")
+    _, media, make = FORMATS[format]
+    with site_of(request).ledger.reading() as connection:
+        lines = [line.encode("utf-8", "replace") for line in make(connection, who.project.id)]
+    headers = {"Content-Disposition": f'attachment; filename="{format}"'}
+    return StreamingResponse(iter(lines), media_type=f"{media}; charset=utf-8", headers=headers)
+
+
+# Lineage
+
+
+def judgement_of_mine(request: Request, account: Account, judgement_id: str) -> Member:
+    """The project of a judgement that this account may look into. Raises RefusedError."""
+    site = site_of(request)
+    with site.ledger.reading() as connection:
+        assignment_id = judging.assignment_of(connection, judgement_id)
+        if assignment_id is None:
+            raise not_found("this judgement")
+        try:
+            found, _, _ = queue.find_assignment(connection, assignment_id)
+        except LedgerError:
+            raise not_found("this judgement") from None
+        project_id = projects.project_of_item(connection, found.item_id)
+    if project_id is None:
+        raise not_found("this judgement")
+    return member(site, account, project_id, "manage")
+
+
+@router.get("/judgements/{judgement_id}/why")
+def why_judgement(
+    request: Request, account: Annotated[Account, Depends(signed_in)], judgement_id: str
+) -> dict[str, Any]:
+    """Back from a row to what was asked, shown and said."""
+    judgement_of_mine(request, account, judgement_id)
+    with site_of(request).ledger.reading() as connection:
+        return why.why_judgement(connection, judgement_id)
+
+
+@router.get("/judgements/{judgement_id}/models")
+def models(
+    request: Request, account: Annotated[Account, Depends(signed_in)], judgement_id: str
+) -> dict[str, Any]:
+    """The releases that hold a judgement, and the models behind which it stands."""
+    judgement_of_mine(request, account, judgement_id)
+    with site_of(request).ledger.reading() as connection:
+        return dict(why.who_trained_on(connection, judgement_id))

@@ -1,0 +1,183 @@
+"""The JSON API of judging: lease, answer, skip, undo."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+from sqlalchemy import Connection
+
+from accord.errors import LedgerError
+from accord.ledger import answers, projects, queue
+from accord.ledger.accounts import Account
+from accord.ledger.answers import Beside
+from accord.ledger.database import utc_now
+from accord.ledger.projects import Project
+from accord.ledger.queue import Assignment
+from accord.web.auth import Member, RefusedError, Site, member, needs, not_found, signed_in, site_of
+from accord.web.body import Body
+from accord.web.questions import answered_question, shown_question
+
+router = APIRouter(prefix="/api/v1", tags=["judging"])
+
+LEASE_SECONDS = 900.0
+LONGEST_TEXT = 100_000
+SKIP_REASONS = Literal["cannot-judge", "unclear", "language", "disturbing", "other"]
+
+Judge = Annotated[Member, Depends(needs("judge"))]
+SignedIn = Annotated[Account, Depends(signed_in)]
+Name = Annotated[str, Field(min_length=1, max_length=40)]
+
+
+class LeaseBody(Body):
+    want: int = Field(2, ge=1, le=5, description="questions to hold, those held already included")
+
+
+class EditBody(Body):
+    position: int = Field(ge=0, le=1)
+    text: str = Field(min_length=1, max_length=LONGEST_TEXT)
+
+
+class JudgementBody(Body):
+    strength: int = Field(ge=-3, le=3, description="3: left much better, 0: equal, -3: right much better")
+    seconds: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="active time")
+    key: str = Field(min_length=8, max_length=100, description="the same for every retry of one answer")
+    both_bad: bool = False
+    revises: str | None = Field(None, max_length=64)
+    flags: list[list[Name]] = Field([], max_length=2)
+    ratings: dict[Name, list[int | None]] = Field({}, max_length=20)
+    comment: str = Field("", max_length=LONGEST_TEXT)
+    edit: EditBody | None = None
+
+    def beside(self) -> Beside:
+        return Beside(
+            both_bad=self.both_bad,
+            flags=tuple(tuple(flags) for flags in self.flags),
+            ratings={name: tuple(values) for name, values in self.ratings.items()},
+            comment=self.comment,
+            edit=(self.edit.position, self.edit.text) if self.edit else None,
+        )
+
+
+class SkipBody(Body):
+    reason: SKIP_REASONS
+
+
+class UndoBody(Body):
+    before: str | None = Field(None, max_length=64)
+
+
+def progress_of(connection: Connection, project_id: str, account: Account) -> dict[str, int]:
+    return asdict(projects.progress(connection, project_id, account.annotator_id))
+
+
+def lease_questions(site: Site, who: Member, want: int) -> dict[str, Any]:
+    """The questions that this rater holds, and new ones up to `want`."""
+    project, account = who.project, who.account
+    if project.state == "paused":
+        raise RefusedError(409, "paused", "this project is paused; come back later")
+    with site.ledger.writing() as connection:
+        now = utc_now()
+        rater = queue.find_rater(connection, account.annotator_id)
+        found = queue.held(connection, rater, project.id, now, seconds=LEASE_SECONDS)
+        if (missing := want - len(found)) > 0:
+            found += queue.lease(
+                connection,
+                rater,
+                project.guideline_id,
+                now,
+                limit=missing,
+                seconds=LEASE_SECONDS,
+                seed=None,
+                project=project.id,
+            )
+    with site.ledger.reading() as connection:  # rendering takes time, and others want to write
+        return {
+            "questions": [shown_question(connection, each, project) for each in found],
+            "progress": progress_of(connection, project.id, account),
+        }
+
+
+@router.post("/projects/{project_id}/lease")
+def lease(request: Request, who: Judge, body: LeaseBody) -> dict[str, Any]:
+    """The questions that you hold, and new ones up to `want`."""
+    return lease_questions(site_of(request), who, body.want)
+
+
+def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[Assignment, str, Project]:
+    """An assignment of this rater, with its state and its project. Raises RefusedError."""
+    with site.ledger.reading() as connection:
+        try:
+            found, rater, state = queue.find_assignment(connection, assignment_id)
+        except LedgerError:
+            raise not_found("this question") from None
+        project_id = projects.project_of_item(connection, found.item_id)
+    if rater.id != account.annotator_id or project_id is None:
+        raise not_found("this question")
+    return found, state, member(site, account, project_id, "judge").project
+
+
+@router.post("/assignments/{assignment_id}/judgement")
+def judge(request: Request, account: SignedIn, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
+    """Answer a question, in displayed positions; the same `key` again gives the same reply."""
+    site = site_of(request)
+    _, _, project = my_assignment(site, account, assignment_id)
+    said = body.beside()
+    _check_form(said, body.strength, project)
+    with site.ledger.writing() as connection:
+        judged = answers.record(
+            connection,
+            assignment_id,
+            body.strength,
+            said,
+            seconds=body.seconds,
+            idempotency_key=f"{account.id}:{body.key}",
+            revises=body.revises,
+            now=utc_now(),
+        )
+    with site.ledger.reading() as connection:
+        progress = progress_of(connection, project.id, account)
+    return {"judgement": judged.id, "revision": judged.revision, "progress": progress}
+
+
+def _check_form(said: Beside, strength: int, project: Project) -> None:
+    """Only what the project asks for, so that no row holds names that a rater made up."""
+    try:
+        answers.check(said, strength)
+    except LedgerError as error:
+        raise RefusedError(422, "invalid", str(error)) from None
+    asked_flags = project.form.get("flags", [])
+    asked_ratings = project.form.get("attributes", [])
+    if unknown := {f for flags in said.flags for f in flags} - set(asked_flags):
+        raise RefusedError(422, "invalid", f"this project does not ask for the flag {min(unknown)!r}")
+    if unknown := set(said.ratings) - set(asked_ratings):
+        raise RefusedError(422, "invalid", f"this project does not ask for ratings of {min(unknown)!r}")
+    for name, given in (("comment", said.comment), ("edit", said.edit), ("both_bad", said.both_bad)):
+        if given and not project.form.get(name, False):
+            raise RefusedError(422, "invalid", f"this project does not ask for {name!r}")
+
+
+@router.post("/assignments/{assignment_id}/skip")
+def skip(request: Request, account: SignedIn, assignment_id: str, body: SkipBody) -> dict[str, Any]:
+    """Give a question back; its place goes to somebody else. Repeating it is harmless."""
+    site = site_of(request)
+    _, state, project = my_assignment(site, account, assignment_id)
+    with site.ledger.writing() as connection:
+        if state != "skipped":
+            queue.skip(connection, assignment_id, body.reason, utc_now())
+        progress = progress_of(connection, project.id, account)
+    return {"progress": progress}
+
+
+@router.post("/projects/{project_id}/undo")
+def undo(request: Request, who: Judge, body: UndoBody) -> dict[str, Any]:
+    """Your last answer (or the one before `before`) with its question, to be revised."""
+    with site_of(request).ledger.reading() as connection:
+        mine = projects.my_judgements(
+            connection, who.project.id, who.account.annotator_id, before=body.before
+        )
+        if not mine:
+            raise RefusedError(404, "not_found", "there is no earlier answer of yours")
+        return {"question": answered_question(connection, mine[0], who.project)}

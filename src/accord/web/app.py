@@ -1,0 +1,150 @@
+"""The app: every route, behind the gate, with errors that say what to do."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
+
+from accord import __version__
+from accord.errors import DataError, LedgerError
+from accord.ledger import Ledger, accounts
+from accord.ledger.database import utc_now
+from accord.web import api_account, api_manager, api_rater, pages
+from accord.web.auth import RefusedError, Site
+from accord.web.security import Address, Gate
+
+STATIC = Path(__file__).parent / "static"
+SET_UP_SECONDS = 86_400.0
+WORDS = {401: "signed_out", 403: "forbidden", 404: "not_found", 405: "not_allowed", 413: "too_large"}
+
+
+class Static(StaticFiles):
+    """Files whose addresses carry the version, so that browsers may keep them."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "public, max-age=3600"
+        return response
+
+
+def make_app(site: Site) -> FastAPI:
+    """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
+    app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.site = site
+    for router in (api_rater.router, api_manager.router, api_account.router, pages.router):
+        app.include_router(router)
+    app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
+    for error, handler in HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    app.add_middleware(Gate, address=site.address)
+    return app
+
+
+# Errors
+
+
+def _reply(request: Request, status: int, code: str, message: str, **headers: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        body = {"error": {"code": code, "message": message}}
+        return JSONResponse(body, status, headers=headers)
+    if status == 401 and request.method == "GET":
+        return pages.to_login(request)
+    return pages.error_page(request, status, message, headers)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else {}
+    return _reply(request, error.status, error.code, error.message, **headers)
+
+
+def _conflict(request: Request, error: Exception) -> Response:
+    return _reply(request, 409, "conflict", str(error))
+
+
+def _bad_data(request: Request, error: Exception) -> Response:
+    return _reply(request, 422, "invalid", str(error))
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    return _reply(request, 422, "invalid", f"{where or 'the request'}: {first['msg']}")
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = WORDS.get(error.status_code, "invalid")
+    message = "this page does not exist" if error.status_code == 404 else str(error.detail)
+    return _reply(request, error.status_code, code, message, **dict(error.headers or {}))
+
+
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+    RefusedError: _refused,
+    LedgerError: _conflict,
+    DataError: _bad_data,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+}
+
+
+# Serving
+
+
+def address_for(host: str, port: int, public_url: str) -> Address:
+    """The names by which browsers may reach the app; others are refused (DNS rebinding)."""
+    from urllib.parse import urlsplit
+
+    names = {host, "127.0.0.1", "localhost", "[::1]"} if host in ("127.0.0.1", "localhost", "::1") else {host}
+    if host in ("0.0.0.0", "::"):
+        names = {"127.0.0.1", "localhost", socket.gethostname().lower()}
+    hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+    if not public_url:
+        return Address(frozenset(hosts))
+    url = urlsplit(public_url)
+    return Address(frozenset({url.netloc.lower()}), secure=url.scheme == "https")
+
+
+def set_up_url(site: Site, base: str, *, again: bool = False) -> str:
+    """A one-time link that makes an administrator, when there is none yet (or `again`); else ""."""
+    with site.ledger.writing() as connection:
+        if accounts.has_admin(connection) and not again:
+            return ""
+        token = accounts.set_up_link(connection, seconds=SET_UP_SECONDS, now=utc_now())
+    return f"{base}/setup/{token}"
+
+
+def serve(
+    db: str, *, host: str, port: int, public_url: str, admin_link: bool, say: Callable[[str], Any]
+) -> None:
+    """Run until stopped. Raises LedgerError for a ledger that cannot be opened."""
+    import uvicorn
+
+    address = address_for(host, port, public_url)
+    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    base = public_url.rstrip("/") or f"http://{shown_host}:{port}"
+    with Ledger.open(db) as ledger:
+        site = Site(ledger, address)
+        if link := set_up_url(site, base, again=admin_link):
+            say(f"Set up the first account (this link works once, for a day):\n\n  {link}\n")
+        say(f"Accord serves {db} at {base} (Ctrl-C stops it)")
+        uvicorn.run(
+            make_app(site),
+            host=host,
+            port=port,
+            log_level="warning",
+            proxy_headers=bool(public_url),
+            server_header=False,
+            date_header=False,
+        )

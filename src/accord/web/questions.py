@@ -1,0 +1,65 @@
+"""A question as a rater's page gets it: blind, in displayed order, as safe HTML."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from accord.ledger import answers, judging, projects, queue
+from accord.ledger.projects import Project
+from accord.ledger.queue import Assignment
+from accord.ledger.schema import assignment
+from accord.web.render import render_text
+
+FLAGS = ("unsafe", "false", "off-topic", "leaks-identity")
+ATTRIBUTES = ("helpful", "honest", "harmless")
+DEFAULT_FORM = {
+    "flags": list(FLAGS),
+    "attributes": [],
+    "comment": True,
+    "edit": True,
+    "both_bad": True,
+    "cannot_judge": True,
+}
+
+
+def shown_question(
+    connection: Connection, found: Assignment, project: Project, *, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Nothing here may tell which slot an answer stands in, or which model gave it."""
+    expires = select(assignment.c.lease_expires_at).where(assignment.c.id == found.id)
+    texts = [found.group.completions[slot].text for slot in found.shown]
+    return {
+        "assignment": found.id,
+        "kind": "pair",
+        "prompt": [shown_turn(m.role, m.content) for m in found.group.prompt.messages],
+        "answers": [{"position": i, "text": t, "html": str(render_text(t))} for i, t in enumerate(texts)],
+        "guideline": guideline_number(connection, project.id, found.guideline),
+        "expires_at": connection.execute(expires).scalar(),
+        "earlier": earlier,
+    }
+
+
+def shown_turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "text": content, "html": str(render_text(content))}
+
+
+def guideline_number(connection: Connection, project_id: str, guideline_id: str) -> int | None:
+    """The newest version with this text; None where the project never had it."""
+    versions = projects.guidelines(connection, project_id)
+    return next((version.n for version in versions if version.id == guideline_id), None)
+
+
+def answered_question(connection: Connection, judgement_id: str, project: Project) -> dict[str, Any]:
+    """A question that was answered, with that answer in displayed positions."""
+    judged = judging.read_judgements(connection, ids=[judgement_id])[0]
+    found, _, _ = queue.find_assignment(connection, judging.assignment_of(connection, judgement_id) or "")
+    parts = answers.read_answers(connection, [judgement_id]).get(judgement_id, [])
+    said = asdict(answers.from_parts(parts, found.shown))
+    if said["edit"] is not None:
+        said["edit"] = {"position": said["edit"][0], "text": said["edit"][1]}
+    strength = judging.canonical_strength(judged.strength, found.shown)  # its own inverse
+    earlier = {"judgement": judgement_id, "strength": strength, **said}
+    return shown_question(connection, found, project, earlier=earlier)
