@@ -1,0 +1,62 @@
+// Answers on their way to the server. They are kept in the tab's storage until the server has them, and each
+// carries a key, so that neither a lost connection, a reload nor a second try loses or doubles one.
+
+import { ApiError, api } from "./core.js";
+
+export class Outbox {
+  // tell(state, detail): "late" while the server cannot be reached, "saved", or "refused" with an error.
+  constructor(name, tell) {
+    Object.assign(this, { name, tell, running: null });
+    try {
+      this.waiting = JSON.parse(sessionStorage.getItem(name)) ?? [];
+    } catch {
+      this.waiting = [];
+    }
+  }
+
+  push(path, body) {
+    this.waiting.push({ path, body });
+    this.keep();
+    return this.flush();
+  }
+
+  keep() {
+    sessionStorage.setItem(this.name, JSON.stringify(this.waiting));
+  }
+
+  flush() {
+    this.running ??= this.send().finally(() => (this.running = null));
+    return this.running;
+  }
+
+  async send() {
+    for (let pause = 1; this.waiting.length; ) {
+      const { path, body } = this.waiting[0];
+      try {
+        const reply = await api("POST", path, body);
+        this.done(() => this.tell("saved", reply));
+        pause = 1;
+      } catch (error) {
+        if (error.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+        const refused = error instanceof ApiError && error.status < 500 && ![401, 408, 429].includes(error.status);
+        if (error.code === "csrf") {
+          location.reload(); // the answer is in storage and goes out with the new token
+          return;
+        }
+        if (refused) {
+          this.done(() => this.tell("refused", error));
+        } else {
+          this.tell("late", error);
+          await new Promise((resolve) => setTimeout(resolve, 1000 * Math.max(error.retryAfter || 0, pause)));
+          pause = Math.min(pause * 2, 30);
+        }
+      }
+    }
+  }
+
+  done(tell) {
+    this.waiting.shift();
+    this.keep();
+    tell();
+  }
+}
