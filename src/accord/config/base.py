@@ -43,6 +43,9 @@ class Optim(Settings):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of its square")
     adam_epsilon: float = Field(1e-8, gt=0, description="keeps the division finite")
     max_grad_norm: float = Field(1.0, gt=0, description="a longer gradient is shortened to this")
+    average_share: float = Field(
+        0.0, ge=0, le=1, description="share of the steps, the last ones, whose parameters' mean is the result"
+    )
     tokens_per_microbatch: int = Field(1024, gt=0, description="bounds memory; cannot change the gradient")
 
 

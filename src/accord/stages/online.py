@@ -198,6 +198,10 @@ class Online:
             engine.restore({k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}, {})
         self.extra = dict(extra)
 
+    def finish(self) -> None:
+        for engine in self.engines.values():
+            engine.finish()
+
 
 def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl`, `out/result.json`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ class Engine:
         self.groups = dict(groups)
         self.optim = optim
         self.extra: dict[str, Any] = {}
+        self.average: dict[str, Tensor] = {}
+        self.averaged = 0
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": list(g.parameters.values()), "lr": g.learning_rate, "peak": g.learning_rate}
@@ -87,6 +89,8 @@ class Engine:
                 _add(sums[name], float(value), float(number))
         means = reduce_metrics(sums, loss_count=count)
         means["grad_norm"] = self._apply(max(count, 1e-12), progress)
+        if progress > 1 - self.optim.average_share:
+            self._add_to_average()
         means["lr"] = self.optimizer.param_groups[0]["lr"]
         return means
 
@@ -109,30 +113,54 @@ class Engine:
         self.optimizer.step()
         return norm
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters, as GROUP/NAME."""
+        for group_name, group in self.groups.items():
+            for name, parameter in group.parameters.items():
+                yield f"{group_name}/{name}", parameter
+
+    @torch.no_grad()
+    def _add_to_average(self) -> None:
+        """Running mean of the last steps' parameters (Polyak and Juditsky 1992)."""
+        self.averaged += 1
+        for key, parameter in self.named_parameters():
+            mean = self.average.setdefault(key, parameter.detach().clone())
+            mean.lerp_(parameter, 1 / self.averaged)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """The run is over: the parameters become their average, where one was asked for."""
+        for key, parameter in self.named_parameters():
+            if key in self.average:
+                parameter.copy_(self.average[key])
+
     # What a checkpoint holds. Values are JSON; tensors go to safetensors; nothing is pickled.
 
     def tensors(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {"rng": torch.get_rng_state()}
-        for group_name, group in self.groups.items():
-            for name, parameter in group.parameters.items():
-                key = f"{group_name}/{name}"
-                found[f"parameter/{key}"] = parameter.detach()
-                for slot, value in self.optimizer.state.get(parameter, {}).items():
-                    found[f"optimizer/{key}/{slot}"] = value
+        for key, parameter in self.named_parameters():
+            found[f"parameter/{key}"] = parameter.detach()
+            for slot, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer/{key}/{slot}"] = value
+        if self.averaged:
+            found["averaged"] = torch.tensor(self.averaged)
+            found |= {f"average/{key}": mean for key, mean in self.average.items()}
         return found
 
     def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         torch.set_rng_state(tensors["rng"])
-        for group_name, group in self.groups.items():
-            for name, parameter in group.parameters.items():
-                key = f"{group_name}/{name}"
-                with torch.no_grad():
-                    parameter.copy_(tensors[f"parameter/{key}"])
-                prefix = f"optimizer/{key}/"
-                state = {k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
-                if state:
-                    self.optimizer.state[parameter] = state
+        for key, parameter in self.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"parameter/{key}"])
+            if state := _under(tensors, f"optimizer/{key}/"):
+                self.optimizer.state[parameter] = state
+        self.average = _under(tensors, "average/")
+        self.averaged = int(tensors["averaged"]) if self.average else 0
         self.extra = dict(extra)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value.clone() for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _add(pair: list[float], value: float, number: float) -> None:

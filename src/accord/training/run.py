@@ -39,6 +39,7 @@ class Resumable(Protocol):
 
     def tensors(self) -> dict[str, Tensor]: ...
     def restore(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None: ...
+    def finish(self) -> None: ...
 
 
 class InterruptedRunError(AccordError):
@@ -101,6 +102,7 @@ def run_steps(run: Run, state: Resumable, step: Callable[[int], Metrics], consol
                     f"{run.label}: stopped after step {done} of {run.steps} and saved; "
                     "run the same command again to go on"
                 )
+    state.finish()
     return rows
 
 

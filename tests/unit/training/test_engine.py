@@ -136,3 +136,40 @@ def test_a_restored_engine_goes_on_bit_for_bit() -> None:
 
 def test_metrics_that_only_some_steps_have_are_averaged_over_those() -> None:
     assert merge_means([{"a": 1.0, "b": 4.0}, {"a": 3.0}]) == {"a": 2.0, "b": 4.0}
+
+
+@pytest.mark.parametrize("resumed_after", [None, 2, 4])
+def test_the_last_steps_are_averaged(resumed_after: int | None) -> None:
+    """The mean of the parameters after the steps of the last share, also across a checkpoint."""
+    optim = SGD_LIKE.model_copy(update={"average_share": 0.6})
+    w, x, y = world()
+
+    def fresh(parameter: nn.Parameter) -> Engine:
+        return Engine({"w": ParameterGroup({"w": parameter}, 0.1)}, optim)
+
+    engine, seen = fresh(w), []
+    for step in range(5):
+        if step == resumed_after:
+            kept = {k: v.clone() for k, v in engine.tensors().items()}
+            w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+            engine = fresh(w)
+            engine.restore(kept, {})
+        engine.step([torch.arange(12)], squares(w, x, y), count=12, progress=(step + 0.5) / 5)
+        seen.append(w.detach().clone())
+    last = w.detach().clone()
+    engine.finish()
+    torch.testing.assert_close(w.detach(), torch.stack(seen[2:]).mean(0), rtol=1e-12, atol=1e-12)
+    assert (w.detach() - last).abs().max() > 0.01
+    engine.finish()
+    torch.testing.assert_close(w.detach(), torch.stack(seen[2:]).mean(0), rtol=1e-12, atol=1e-12)
+
+
+def test_without_a_share_the_last_parameters_stay() -> None:
+    w, x, y = world()
+    engine = Engine({"w": ParameterGroup({"w": w}, 0.1)}, SGD_LIKE)
+    for step in range(3):
+        engine.step([torch.arange(12)], squares(w, x, y), count=12, progress=(step + 0.5) / 3)
+    last = w.detach().clone()
+    assert "averaged" not in engine.tensors()
+    engine.finish()
+    assert torch.equal(w.detach(), last)

@@ -34,6 +34,9 @@ class Counter:
         self.total = tensors["total"].clone()
         self.extra = dict(extra)
 
+    def finish(self) -> None:
+        self.extra["finished"] = True
+
     def step(self, number: int) -> dict[str, float]:
         self.total = self.total + number
         self.extra["calls"] += 1
@@ -48,6 +51,7 @@ def test_steps_are_logged_once_and_in_order(tmp_path: Path) -> None:
     rows = run_steps(job(tmp_path), state := Counter(), state.step, QUIET)
     assert [row["step"] for row in rows] == list(range(1, 8))
     assert [row["loss"] for row in rows] == [0, 1, 3, 6, 10, 15, 21]
+    assert state.extra["finished"]
     assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 8))
 
 
