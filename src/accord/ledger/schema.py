@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0002"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0003"  # the newest revision in migrations/versions
 VERSION_TABLE = "ledger_version"
 
 metadata = MetaData(

@@ -37,6 +37,19 @@ session = Table(  # a session that ends is deleted
     Column("last_seen_at", Text, nullable=False),
 )
 
+api_token = Table(  # of a program that uses the API for an account; one that is revoked is deleted
+    "api_token",
+    metadata,
+    Column("token_sha256", Text, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("account_id", Text, ForeignKey("account.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", Text, nullable=False),  # with spaces between them
+    Column("created_at", Text, nullable=False),
+    Column("expires_at", Text, nullable=False),
+    Column("last_used_at", Text),
+)
+
 project = Table(
     "project",
     metadata,
