@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import JSONResponse
 
-from accord.ledger import accounts, answers
+from accord.ledger import accounts, answers, tokens
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.web.auth import (
@@ -22,12 +22,14 @@ from accord.web.auth import (
     signed_in,
     site_of,
 )
-from accord.web.body import Body
+from accord.web.body import ERRORS, Body
 
-router = APIRouter(prefix="/api/v1", tags=["account"])
+router = APIRouter(prefix="/api/v1", tags=["account"], responses=ERRORS)
+
+DAY = 86_400.0
 
 SignedIn = Annotated[Account, Depends(signed_in)]
-Admin = Annotated[Account, Depends(an_admin)]
+Admin = Annotated[Account, Depends(an_admin())]
 
 
 class PasswordBody(Body):
@@ -37,6 +39,13 @@ class PasswordBody(Body):
 
 class DisableBody(Body):
     disabled: bool
+
+
+class TokenBody(Body):
+    name: str = Field(min_length=1, max_length=tokens.NAME_LENGTH)
+    scopes: list[Literal["read", "judge", "manage"]] = Field(min_length=1, max_length=3)
+    days: int = Field(90, ge=1, le=366)
+    password: str = Field(max_length=1000)
 
 
 class WithdrawBody(Body):
@@ -50,13 +59,14 @@ def address_of(request: Request) -> str:
 
 @router.post("/account/password")
 def change_password(request: Request, account: SignedIn, body: PasswordBody) -> JSONResponse:
-    """A new password ends every session and starts a new one here."""
+    """A new password ends every session and token, and starts a new session here."""
     site = site_of(request)
     hashed = site.hash_password(new_password(body.new))
     _prove(request, account, body.old)
     with site.ledger.writing() as connection:
         accounts.set_password(connection, account.id, hashed)
         accounts.end_sessions(connection, account.id)
+        tokens.end_tokens(connection, account.id)
         token = accounts.start_session(connection, account.id, utc_now())
     response = JSONResponse({"redirect": "/account"})
     set_cookie(request, response, "session", token)
@@ -87,6 +97,25 @@ def end_session(request: Request, account: SignedIn, session_id: str) -> dict[st
     return {}
 
 
+@router.post("/account/tokens")
+def add_token(request: Request, account: SignedIn, body: TokenBody) -> dict[str, str]:
+    """A token for a program that acts as you, shown this once. It outlives sessions: prove yourself."""
+    _prove(request, account, body.password)
+    with site_of(request).ledger.writing() as connection:
+        token_id, token, expires_at = tokens.add_token(
+            connection, account.id, body.name, body.scopes, seconds=body.days * DAY, now=utc_now()
+        )
+    return {"id": token_id, "token": token, "expires_at": expires_at}
+
+
+@router.delete("/account/tokens/{token_id}")
+def end_token(request: Request, account: SignedIn, token_id: str) -> dict[str, Any]:
+    with site_of(request).ledger.writing() as connection:
+        if not tokens.end_tokens(connection, account.id, token_id=token_id):
+            raise not_found("this token")
+    return {}
+
+
 @router.post("/account/withdraw")
 def withdraw(request: Request, account: SignedIn, body: WithdrawBody) -> dict[str, Any]:
     """Take back who you are, also what you wrote, or also all that you judged. There is no way back."""
@@ -95,17 +124,20 @@ def withdraw(request: Request, account: SignedIn, body: WithdrawBody) -> dict[st
     with site.ledger.writing() as connection:
         affected = answers.affected(connection, account.annotator_id)
         done = answers.withdraw(connection, account.annotator_id, body.scope, utc_now())
+        tokens.end_tokens(connection, account.id)
     site.ledger.compact()
     return {"done": done, "affected": affected, "redirect": "/login"}
 
 
 @router.post("/accounts/{account_id}/disable")
 def disable(request: Request, admin: Admin, account_id: str, body: DisableBody) -> dict[str, Any]:
-    """Keep somebody out: signed out everywhere, at once."""
+    """Keep somebody out: signed out everywhere, tokens too, at once."""
     if account_id == admin.id:
         raise RefusedError(409, "conflict", "you cannot disable your own account; ask another administrator")
     with site_of(request).ledger.writing() as connection:
         if not accounts.exists(connection, account_id):
             raise not_found("this account")
         accounts.set_disabled(connection, account_id, body.disabled, utc_now())
+        if body.disabled:
+            tokens.end_tokens(connection, account_id)
     return {}

@@ -19,23 +19,24 @@ from accord.errors import LedgerError
 from accord.ledger import accounts, exchange, judging, lineage, projects, queue, why
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
+from accord.web import listing
 from accord.web.auth import (
     Member,
     RefusedError,
     an_admin,
+    caller,
     may_give,
     member,
     needs,
     not_found,
-    signed_in,
     site_of,
 )
-from accord.web.body import Body
+from accord.web.body import ERRORS, Body
 from accord.web.quality import quality_of
 from accord.web.questions import DEFAULT_FORM
 from accord.web.security import IMPORT_BYTES
 
-router = APIRouter(prefix="/api/v1", tags=["managing"])
+router = APIRouter(prefix="/api/v1", tags=["managing"], responses=ERRORS)
 
 DAY = 86_400.0
 LONGEST_GUIDELINE = 200_000
@@ -43,6 +44,8 @@ SHOWN_PROBLEMS = 100
 IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
 
 Manager = Annotated[Member, Depends(needs("manage"))]
+ManagerReads = Annotated[Member, Depends(needs("manage", "read"))]
+Reader = Annotated[Account, Depends(caller("read"))]
 Roles = Literal["owner", "manager", "adjudicator", "rater", "viewer"]
 Label = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w][\w -]*$")]
 
@@ -98,9 +101,16 @@ def project_json(project: projects.Project) -> dict[str, Any]:
 # The project
 
 
+@router.get("/projects")
+def list_projects(request: Request, account: Reader) -> dict[str, Any]:
+    """The projects you are in, with how far they are."""
+    with site_of(request).ledger.reading() as connection:
+        return {"projects": listing.project_rows(connection, account)}
+
+
 @router.post("/projects")
 def add_project(
-    request: Request, account: Annotated[Account, Depends(an_admin)], body: ProjectBody
+    request: Request, account: Annotated[Account, Depends(an_admin("manage"))], body: ProjectBody
 ) -> dict[str, Any]:
     with site_of(request).ledger.writing() as connection:
         now = utc_now()
@@ -294,7 +304,7 @@ FORMATS: dict[str, tuple[str, str, Callable[..., Iterator[str]]]] = {
 
 
 @router.get("/projects/{project_id}/export/{format}")
-def export(request: Request, who: Manager, format: str) -> StreamingResponse:
+def export(request: Request, who: ManagerReads, format: str) -> StreamingResponse:
     """A file of the project's answers as they are now."""
     if format not in FORMATS:
         raise not_found("this format")
@@ -326,9 +336,7 @@ def judgement_of_mine(request: Request, account: Account, judgement_id: str) -> 
 
 
 @router.get("/judgements/{judgement_id}/why")
-def why_judgement(
-    request: Request, account: Annotated[Account, Depends(signed_in)], judgement_id: str
-) -> dict[str, Any]:
+def why_judgement(request: Request, account: Reader, judgement_id: str) -> dict[str, Any]:
     """Back from a row to what was asked, shown and said."""
     judgement_of_mine(request, account, judgement_id)
     with site_of(request).ledger.reading() as connection:
@@ -336,9 +344,7 @@ def why_judgement(
 
 
 @router.get("/judgements/{judgement_id}/models")
-def models(
-    request: Request, account: Annotated[Account, Depends(signed_in)], judgement_id: str
-) -> dict[str, Any]:
+def models(request: Request, account: Reader, judgement_id: str) -> dict[str, Any]:
     """The releases that hold a judgement, and the models behind which it stands."""
     judgement_of_mine(request, account, judgement_id)
     with site_of(request).ledger.reading() as connection:

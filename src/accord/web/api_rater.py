@@ -16,18 +16,18 @@ from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
-from accord.web.auth import Member, RefusedError, Site, member, needs, not_found, signed_in, site_of
-from accord.web.body import Body
+from accord.web.auth import Member, RefusedError, Site, caller, member, needs, not_found, site_of
+from accord.web.body import ERRORS, Body
 from accord.web.questions import answered_question, shown_question
 
-router = APIRouter(prefix="/api/v1", tags=["judging"])
+router = APIRouter(prefix="/api/v1", tags=["judging"], responses=ERRORS)
 
 LEASE_SECONDS = 900.0
 LONGEST_TEXT = 100_000
 SKIP_REASONS = Literal["cannot-judge", "unclear", "language", "disturbing", "other"]
 
 Judge = Annotated[Member, Depends(needs("judge"))]
-SignedIn = Annotated[Account, Depends(signed_in)]
+Rater = Annotated[Account, Depends(caller("judge"))]
 Name = Annotated[str, Field(min_length=1, max_length=40)]
 
 
@@ -120,7 +120,7 @@ def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[Ass
 
 
 @router.post("/assignments/{assignment_id}/judgement")
-def judge(request: Request, account: SignedIn, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
+def judge(request: Request, account: Rater, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
     """Answer a question, in displayed positions; the same `key` again gives the same reply."""
     site = site_of(request)
     _, _, project = my_assignment(site, account, assignment_id)
@@ -160,7 +160,7 @@ def _check_form(said: Beside, strength: int, project: Project) -> None:
 
 
 @router.post("/assignments/{assignment_id}/skip")
-def skip(request: Request, account: SignedIn, assignment_id: str, body: SkipBody) -> dict[str, Any]:
+def skip(request: Request, account: Rater, assignment_id: str, body: SkipBody) -> dict[str, Any]:
     """Give a question back; its place goes to somebody else. Repeating it is harmless."""
     site = site_of(request)
     _, state, project = my_assignment(site, account, assignment_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 from collections.abc import Callable
@@ -19,21 +20,26 @@ from accord import __version__
 from accord.errors import DataError, LedgerError
 from accord.ledger import Ledger, accounts
 from accord.ledger.database import utc_now
-from accord.web import api_account, api_manager, api_rater, pages
+from accord.web import api_account, api_manager, api_rater, openapi, pages
 from accord.web.auth import RefusedError, Site
+from accord.web.render import visible
 from accord.web.security import Address, Gate
 
 STATIC = Path(__file__).parent / "static"
 SET_UP_SECONDS = 86_400.0
+LONGEST_MESSAGE = 500
 WORDS = {401: "signed_out", 403: "forbidden", 404: "not_found", 405: "not_allowed", 413: "too_large"}
+
+log = logging.getLogger("accord.web")
 
 
 class Static(StaticFiles):
-    """Files whose addresses carry the version, so that browsers may keep them."""
+    """Files of this package. Where the address carries the version, browsers may keep them."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = "public, max-age=3600"
+        versioned = scope["query_string"] == f"v={__version__}".encode()
+        response.headers["Cache-Control"] = "public, max-age=3600" if versioned else "no-cache"
         return response
 
 
@@ -41,12 +47,12 @@ def make_app(site: Site) -> FastAPI:
     """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for router in (api_rater.router, api_manager.router, api_account.router, pages.router):
+    for router in (api_rater.router, api_manager.router, api_account.router, openapi.router, pages.router):
         app.include_router(router)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
-    app.add_middleware(Gate, address=site.address)
+    app.add_middleware(Gate, address=site.address, reply=_reply)
     return app
 
 
@@ -54,12 +60,13 @@ def make_app(site: Site) -> FastAPI:
 
 
 def _reply(request: Request, status: int, code: str, message: str, **headers: str) -> Response:
-    if request.url.path.startswith("/api/"):
-        body = {"error": {"code": code, "message": message}}
+    shown = visible(message, longest=LONGEST_MESSAGE)  # it may quote what was sent
+    if request.scope["path"].startswith("/api/"):
+        body = {"error": {"code": code, "message": shown}}
         return JSONResponse(body, status, headers=headers)
     if status == 401 and request.method == "GET":
         return pages.to_login(request)
-    return pages.error_page(request, status, message, headers)
+    return pages.error_page(request, status, shown, headers)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -68,7 +75,14 @@ def _refused(request: Request, error: Exception) -> Response:
     return _reply(request, error.status, error.code, error.message, **headers)
 
 
-def _conflict(request: Request, error: Exception) -> Response:
+def _ledger(request: Request, error: Exception) -> Response:
+    """What the ledger refuses is for the person who asked; what its database says is for the server's log."""
+    if isinstance(error.__cause__, UnicodeEncodeError):
+        return _reply(request, 422, "invalid", "the text holds half a character (a lone surrogate); clean it")
+    if error.__cause__ is not None:
+        log.error("%s", error)
+        said = "the ledger cannot be used at the moment; try again soon"
+        return _reply(request, 503, "unavailable", said, **{"Retry-After": "5"})
     return _reply(request, 409, "conflict", str(error))
 
 
@@ -92,7 +106,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
     RefusedError: _refused,
-    LedgerError: _conflict,
+    LedgerError: _ledger,
     DataError: _bad_data,
     RequestValidationError: _invalid,
     HTTPException: _http,

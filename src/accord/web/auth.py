@@ -12,11 +12,12 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from fastapi import Depends, Request
 from starlette.responses import Response
 
-from accord.ledger import Ledger, accounts, projects
+from accord.ledger import Ledger, accounts, projects, tokens
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.ledger.projects import Project
-from accord.web.security import Address, Throttle, csrf_token
+from accord.web.security import Address, bearer, csrf_token, session_or_visit
+from accord.web.throttle import Throttle
 
 PASSWORD_LENGTHS = (10, 200)
 
@@ -27,6 +28,8 @@ PERMISSIONS = {
     "rater": ("judge",),
     "viewer": ("quality",),
 }
+# What a program's token must be for, to do what a permission allows.
+SCOPES = {"": "read", "quality": "read", "judge": "judge", "manage": "manage", "own": "manage"}
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,8 @@ def visitor(request: Request) -> Account | None:
 
 def csrf_of(request: Request) -> str:
     """The token for the forms of a page; empty before the first cookie."""
-    address = site_of(request).address
-    for name in ("session", "visit"):
-        if secret := request.cookies.get(address.cookie(name)):
-            return csrf_token(secret)
-    return ""
+    secret = session_or_visit(request, site_of(request).address)
+    return csrf_token(secret) if secret else ""
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
@@ -140,25 +140,54 @@ class Member:
         return PERMISSIONS[self.role]
 
 
-def signed_in(request: Request) -> Account:
-    account = visitor(request)
-    if account is None:
-        raise signed_out()
-    if request.method not in ("GET", "HEAD"):
-        limit_writes(site_of(request), account)
-    return account
+def caller(scope: str = "") -> Callable[[Request], Account]:
+    """A dependency: who asks, by session or by a token with this scope; "" takes no token at all."""
+
+    def check(request: Request) -> Account:
+        token = bearer(request)
+        account = visitor(request) if token is None else _token_account(site_of(request), token, scope)
+        if account is None:
+            raise signed_out()
+        if request.method not in ("GET", "HEAD"):
+            limit_writes(site_of(request), account)
+        return account
+
+    return check
+
+
+signed_in = caller()
+
+
+def _token_account(site: Site, token: str, scope: str) -> Account:
+    now = utc_now()
+    with site.ledger.reading() as connection:
+        found = tokens.read_token(connection, token, now)
+    if found is None:
+        raise RefusedError(401, "signed_out", "this token has ended, was revoked or never was; make another")
+    if not scope:
+        raise RefusedError(403, "forbidden", "no token may do this; sign in with a browser")
+    if scope not in found.scopes:
+        raise RefusedError(403, "forbidden", f"this token is not for this; it would need the scope {scope!r}")
+    if found.touch_due:
+        with site.ledger.writing() as connection:
+            tokens.touch_token(connection, found.token_id, now)
+    return found.account
 
 
 def limit_writes(site: Site, account: Account) -> None:
-    if wait := site.writes_per_account.wait(account.id):
+    if wait := site.writes_per_account.take(account.id):
         raise RefusedError(429, "throttled", "too many requests; wait a moment", retry_after=wait)
-    site.writes_per_account.note(account.id)
 
 
-def an_admin(account: Annotated[Account, Depends(signed_in)]) -> Account:
-    if not account.admin:
-        raise RefusedError(403, "forbidden", "only an administrator may do this")
-    return account
+def an_admin(scope: str = "") -> Callable[..., Account]:
+    """A dependency like `caller`."""
+
+    def check(account: Annotated[Account, Depends(caller(scope))]) -> Account:
+        if not account.admin:
+            raise RefusedError(403, "forbidden", "only an administrator may do this")
+        return account
+
+    return check
 
 
 def member(site: Site, account: Account, project_id: str, permission: str = "") -> Member:
@@ -174,10 +203,14 @@ def member(site: Site, account: Account, project_id: str, permission: str = "") 
     return Member(account, project, role)
 
 
-def needs(permission: str) -> Callable[..., Member]:
-    """A dependency for routes with `project_id` in their path; "" asks for any role."""
+def needs(permission: str, scope: str | None = None) -> Callable[..., Member]:
+    """A dependency for routes with `project_id` in their path; "" asks for any role.
 
-    def check(request: Request, project_id: str, account: Annotated[Account, Depends(signed_in)]) -> Member:
+    `scope` is that of a token that may do it; by default it follows from the permission.
+    """
+    who = caller(SCOPES[permission] if scope is None else scope)
+
+    def check(request: Request, project_id: str, account: Annotated[Account, Depends(who)]) -> Member:
         return member(site_of(request), account, project_id, permission)
 
     return check
@@ -197,24 +230,23 @@ def check_password(site: Site, address: str, login: str, password: str) -> Accou
 
     An unknown login takes as long, counts as much and reads the same as a wrong password.
     """
-    throttles = (
-        (site.sign_ins_per_login, accounts.login_key(login)[:200]),
-        (site.sign_ins_per_address, address),
-    )
-    if wait := max(throttle.wait(key) for throttle, key in throttles):
-        minutes = int(wait // 60) + 1
+    key = accounts.login_key(login)[:200]
+    # Counted before the slow part, so that a burst cannot slip through.
+    wait = site.sign_ins_per_login.take(key) or site.sign_ins_per_address.take(address)
+    if wait:
         raise RefusedError(
-            429, "throttled", f"too many attempts; try again in {minutes} min", retry_after=wait
+            429,
+            "throttled",
+            f"too many attempts; try again in {int(wait // 60) + 1} min",
+            retry_after=wait,
         )
-    for throttle, key in throttles:  # before the slow part, so that a burst cannot slip through
-        throttle.note(key)
     with site.ledger.reading() as connection:
         found = accounts.by_login(connection, login)
     hashed = found[1] if found else _somebodys_hash(site)
     if not site.password_fits(hashed, password) or found is None:
         raise RefusedError(401, "wrong", "the login or the password is wrong")
     # Forgiving the address too would let one good account pay for guesses at others.
-    site.sign_ins_per_login.forgive(throttles[0][1])
+    site.sign_ins_per_login.forgive(key)
     site.sign_ins_per_address.take_back(address)
     return found[0]
 

@@ -129,8 +129,13 @@ def chosen_judgements(connection: Connection, project_id: str, rater: str, stren
     return list(connection.execute(newest).scalars())
 
 
-def judgement_rows(connection: Connection, project: Project, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for judgements, in the order of `ids`."""
+def judgement_rows(
+    connection: Connection, project: Project, ids: Sequence[str], *, as_shown: bool = False
+) -> list[dict[str, Any]]:
+    """Rows for judgements, in the order of `ids`.
+
+    Strengths are by slot, or `as_shown` to the rater, who must not learn which answer stood in which slot.
+    """
     found = {judged.id: judged for judged in judging.read_judgements(connection, ids=ids)}
     prompts = store.read_prompts(connection, (judged.prompt_id for judged in found.values()))
     said, times = answers.read_answers(connection, ids), exchange.submission_times(connection, ids)
@@ -144,7 +149,10 @@ def judgement_rows(connection: Connection, project: Project, ids: Sequence[str])
                 "id": judged.id,
                 "rater": judged.rater,
                 "prompt_text": prompts[judged.prompt_id].messages[-1].content[:1000],
-                "strength": judged.strength,
+                # from slots to positions, and from positions to slots, is the same step
+                "strength": judging.canonical_strength(judged.strength, judged.shown)
+                if as_shown
+                else judged.strength,
                 "both_bad": any(part.key == "both_bad" for part in parts),
                 "flags": sorted(flags),
                 "comment": next((part.body or "" for part in parts if part.key == "comment"), ""),

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from accord.errors import LedgerError
-from accord.ledger import accounts, projects
+from accord.ledger import accounts, projects, tokens
 from accord.ledger.accounts import Account, Invitation
 from accord.ledger.database import utc_now
 from accord.web import listing
@@ -21,7 +21,6 @@ from accord.web.api_rater import lease_questions
 from accord.web.auth import (
     Member,
     RefusedError,
-    Site,
     check_password,
     may_give,
     needs,
@@ -46,10 +45,19 @@ Manager = Annotated[Member, Depends(needs("manage"))]
 Judge = Annotated[Member, Depends(needs("judge"))]
 Text = Annotated[str, Form(max_length=1000)]
 
+TOKEN_SCOPES = {
+    "read": "see what you see: projects, quality, exports",
+    "judge": "answer questions as you",
+    "manage": "change projects as you: import, guideline, people, settings",
+}
 
-def error_page(request: Request, status: int, message: str, headers: Mapping[str, str]) -> Response:
-    response = page(request, "error.html", account=visitor(request), status=status, message=message)
-    response.headers.update(headers)
+
+def error_page(
+    request: Request, status: int, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    account = visitor(request) if status not in (400, 500) else None  # where asking might fail again
+    response = page(request, "error.html", account=account, status=status, message=message)
+    response.headers.update(headers or {})
     return response
 
 
@@ -76,19 +84,15 @@ def _enter(request: Request, connection: Connection, account_id: str, target: st
     return response
 
 
-def _limit_addresses(site: Site, request: Request) -> None:
-    if wait := site.sign_ins_per_address.wait(address_of(request)):
-        raise RefusedError(429, "throttled", "too many attempts; try again later", retry_after=wait)
-
-
 def _invitation(request: Request, token: str, *, admin: bool) -> Invitation:
     """The open invitation of a link. Raises RefusedError, and counts it as an attempt to get in."""
     site = site_of(request)
-    _limit_addresses(site, request)
+    if wait := site.sign_ins_per_address.wait(address_of(request)):
+        raise RefusedError(429, "throttled", "too many attempts; try again later", retry_after=wait)
     with site.ledger.reading() as connection:
         found = accounts.open_invitation(connection, token, utc_now())
     if found is None or (found.project_id is None) != admin:
-        site.sign_ins_per_address.note(address_of(request))
+        site.sign_ins_per_address.take(address_of(request))
         raise RefusedError(
             404, "not_found", "this link was used, was revoked or is too old; ask for a new one"
         )
@@ -239,9 +243,13 @@ def projects_page(request: Request, account: SignedIn) -> HTMLResponse:
 @router.get("/account")
 def account_page(request: Request, account: SignedIn) -> HTMLResponse:
     with site_of(request).ledger.reading() as connection:
-        sessions = accounts.sessions_of(connection, account.id, session_token(request))
-        memberships = listing.membership_rows(connection, account)
-    return page(request, "account.html", account=account, sessions=sessions, memberships=memberships)
+        context: dict[str, Any] = {
+            "sessions": accounts.sessions_of(connection, account.id, session_token(request)),
+            "memberships": listing.membership_rows(connection, account),
+            "tokens": tokens.tokens_of(connection, account.id, utc_now()),
+        }
+    scopes = [{"key": key, "label": label} for key, label in TOKEN_SCOPES.items()]
+    return page(request, "account.html", account=account, scopes=scopes, **context)
 
 
 # In a project
@@ -276,7 +284,7 @@ def judge_page(request: Request, who: Judge) -> HTMLResponse:
 def mine_page(request: Request, who: Judge) -> HTMLResponse:
     with site_of(request).ledger.reading() as connection:
         ids = projects.my_judgements(connection, who.project.id, who.account.annotator_id)
-        rows = listing.judgement_rows(connection, who.project, ids[: listing.PAGE_ROWS])
+        rows = listing.judgement_rows(connection, who.project, ids[: listing.PAGE_ROWS], as_shown=True)
     for row in rows:
         del row["rater"]
     return page(request, "mine.html", who=who, rows=rows)

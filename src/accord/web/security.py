@@ -1,23 +1,22 @@
 """The gate before every route: known host, small body, same origin, CSRF token; and every reply's headers.
 
 It stands outside the routes, so that no route can forget it. See OWASP's CSRF prevention cheat sheet for the
-synchroniser token and the origin check, of which a request must pass both.
+synchroniser token and the origin check, of which a request must pass both. A request with an API token needs
+neither: browsers never send one by themselves, and where one is sent, cookies count for nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
-from threading import Lock
+from dataclasses import dataclass
 from urllib.parse import parse_qs
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 JSON_BYTES = 1 << 20
@@ -65,73 +64,90 @@ def csrf_token(secret: str) -> str:
     return hmac.new(secret.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
-def read_cookies(headers: Headers) -> dict[str, str]:
-    try:
-        jar = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
+def bearer(request: Request) -> str | None:
+    """The API token that came with a request; None where cookies count."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    api = request.scope["path"].startswith("/api/")
+    return token.strip() if api and scheme.lower() == "bearer" else None
+
+
+def session_or_visit(request: Request, address: Address) -> str:
+    """The secret that CSRF tokens are made from; empty before the first cookie."""
+    cookies = request.cookies
+    return cookies.get(address.cookie("session")) or cookies.get(address.cookie("visit")) or ""
+
+
+Reply = Callable[[Request, int, str, str], Response]
 
 
 class Gate:
-    """ASGI middleware; see the module."""
+    """ASGI middleware; see the module. `reply` makes the answer to what is not let in."""
 
-    def __init__(self, app: ASGIApp, address: Address) -> None:
-        self._app, self._address = app, address
+    def __init__(self, app: ASGIApp, address: Address, reply: Reply) -> None:
+        self._app, self._address, self._reply = app, address, reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                given = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    given[name] = value
-                if "cache-control" not in given:
-                    given["Cache-Control"] = "no-store"
-                if self._address.secure:
-                    given["Strict-Transport-Security"] = "max-age=31536000"
+                started = True
+                self._add_headers(MutableHeaders(scope=message))
             await send(message)
 
-        if headers.get("host", "").lower() not in self._address.hosts:
-            await _refuse(send_with_headers, 400, "host", "this address is not one of this server's names")
-        elif scope["method"] in SAFE:
-            await self._app(scope, receive, send_with_headers)
-        else:
-            await self._changing(scope, headers, receive, send_with_headers)
+        try:
+            await self._let_in(Request(scope, receive), send_with_headers)
+        except Exception:
+            if not started:
+                said = "something went wrong in the server; its log says what"
+                await self._refuse(Request(scope), send_with_headers, 500, "defect", said)
+            raise
 
-    async def _changing(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        api = path.startswith("/api/")
-        if not self._same_origin(headers):
-            await _refuse(send, 403, "csrf", "the request came from another site")
-            return
-        streamed = api and path.endswith("/import")
-        limit = IMPORT_BYTES if streamed else JSON_BYTES if api else FORM_BYTES
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limit:
-            await _refuse(send, 413, "too_large", f"the request is larger than {limit >> 10} KiB")
-            return
-        if streamed:  # its handler counts what comes
-            token = headers.get("x-csrf-token", "")
+    def _add_headers(self, given: MutableHeaders) -> None:
+        for name, value in HEADERS.items():
+            given[name] = value
+        if "cache-control" not in given:
+            given["Cache-Control"] = "no-store"
+        if self._address.secure:
+            given["Strict-Transport-Security"] = "max-age=31536000"
+
+    async def _let_in(self, request: Request, send: Send) -> None:
+        if request.headers.get("host", "").lower() not in self._address.hosts:
+            said = "this address is not one of this server's names"
+            await self._refuse(request, send, 400, "host", said)
+        elif request.method in SAFE:
+            await self._app(request.scope, request.receive, send)
         else:
-            body = await _body(receive, limit)
-            if body is None:
-                await _refuse(send, 413, "too_large", f"the request is larger than {limit >> 10} KiB")
-                return
-            receive = _replay(body, receive)
-            token = headers.get("x-csrf-token", "") if api else _form_token(body)
-        if not hmac.compare_digest(token.encode(), self._expected(headers).encode()):
-            await _refuse(send, 403, "csrf", "the page is out of date; load it again")
+            await self._changing(request, send)
+
+    async def _changing(self, request: Request, send: Send) -> None:
+        path = request.scope["path"]
+        api, with_token = path.startswith("/api/"), bearer(request) is not None
+        if not with_token and not self._same_origin(request.headers):
+            await self._refuse(request, send, 403, "csrf", "the request came from another site")
             return
-        if api and not streamed and headers.get("content-type", "").split(";")[0] != "application/json":
-            await _refuse(send, 415, "invalid", "the API takes application/json")
+        streamed = api and path.endswith("/import")  # its handler counts what comes
+        limit = IMPORT_BYTES if streamed else JSON_BYTES if api else FORM_BYTES
+        fits = _announced(request.headers) <= limit
+        body = None if not fits else b"" if streamed else await _body(request.receive, limit)
+        if body is None:
+            await self._refuse(request, send, 413, "too_large", f"more than {limit >> 10} KiB were sent")
             return
-        await self._app(scope, receive, send)
+        token = request.headers.get("x-csrf-token", "") if api else _form_token(body)
+        if not with_token and not hmac.compare_digest(token.encode(), self._expected(request).encode()):
+            await self._refuse(request, send, 403, "csrf", "the page is out of date; load it again")
+            return
+        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if api and not streamed and media != "application/json":
+            await self._refuse(request, send, 415, "invalid", "the API takes application/json")
+            return
+        receive = request.receive if streamed else _replay(body, request.receive)
+        await self._app(request.scope, receive, send)
 
     def _same_origin(self, headers: Headers) -> bool:
         origin = headers.get("origin")
@@ -139,12 +155,18 @@ class Gate:
             return headers.get("sec-fetch-site") == "same-origin"
         return origin.lower() == f"{self._address.scheme}://{headers.get('host', '').lower()}"
 
-    def _expected(self, headers: Headers) -> str:
-        cookies = read_cookies(headers)
-        for name in ("session", "visit"):
-            if secret := cookies.get(self._address.cookie(name)):
-                return csrf_token(secret)
-        return csrf_token("\0")  # nobody's
+    def _expected(self, request: Request) -> str:
+        return csrf_token(session_or_visit(request, self._address) or "\0")  # the latter is nobody's
+
+    async def _refuse(self, request: Request, send: Send, status: int, code: str, message: str) -> None:
+        response = await run_in_threadpool(self._reply, request, status, code, message)
+        await response(request.scope, request.receive, send)
+
+
+def _announced(headers: Headers) -> int:
+    """The length that a request says it has: too large where that is no number."""
+    length = headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 1 << 62
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
@@ -175,52 +197,3 @@ def _form_token(body: bytes) -> str:
         return parse_qs(body.decode(), max_num_fields=20).get("csrf", [""])[0]
     except ValueError:
         return ""
-
-
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
-    body = json.dumps({"error": {"code": code, "message": message}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-@dataclass
-class Throttle:
-    """At most `limit` events a key within `seconds`. In memory: a restart forgives."""
-
-    limit: int
-    seconds: float
-    clock: Callable[[], float] = time.monotonic
-    most_keys: int = 100_000
-    _events: dict[str, deque[float]] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-
-    def wait(self, key: str) -> float:
-        """Seconds until this key may try again; 0 when it may now."""
-        with self._lock:
-            events = self._recent(key)
-            return events[0] + self.seconds - self.clock() if len(events) >= self.limit else 0.0
-
-    def note(self, key: str) -> None:
-        with self._lock:
-            if len(self._events) >= self.most_keys:
-                for old in [k for k in self._events if not self._recent(k)]:
-                    del self._events[old]
-            if key in self._events or len(self._events) < self.most_keys:
-                self._events.setdefault(key, deque(maxlen=self.limit)).append(self.clock())
-
-    def forgive(self, key: str) -> None:
-        with self._lock:
-            self._events.pop(key, None)
-
-    def take_back(self, key: str) -> None:
-        """Undo one `note`."""
-        with self._lock:
-            if events := self._events.get(key):
-                events.pop()
-
-    def _recent(self, key: str) -> deque[float]:
-        events = self._events.get(key, deque())
-        while events and events[0] <= self.clock() - self.seconds:
-            events.popleft()
-        return events
