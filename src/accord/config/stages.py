@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -56,12 +56,24 @@ class SampleConfig(Settings):
     dtype: Dtype = DTYPE
 
 
+Aggregate = Literal["none", "majority", "reliability"]
+AGGREGATE = Field(
+    "none", description="one label a pair: the majority's, or by how far each rater can be relied on"
+)
+
+
 class AskConfig(Settings):
     """Put pairs of answers to raters, through the ledger."""
 
     samples: str = Field(description="JSONL written by `accord sample`")
     ledger: str = Field("ledger.sqlite", description="file (or database URL) that keeps every answer")
-    raters: Literal["panel", "me"] = Field("panel", description="simulated raters, or you at the terminal")
+    raters: Literal["panel", "me", "people"] = Field(
+        "panel", description="simulated raters, you at the terminal, or people through `accord serve`"
+    )
+    wait: Literal["all"] | Annotated[int, Field(gt=0)] = Field(
+        "all", description="with people: go on when so many judgements are there"
+    )
+    project: str = Field("answers", min_length=1, description="with people: the project they are asked in")
     scenario: str = Field("shop", description="whose rubric the simulated raters follow")
     release: str | None = Field(None, description="name of the snapshot made at the end; default: the time")
     panel_size: int = Field(6, gt=0, description="simulated raters")
@@ -69,6 +81,7 @@ class AskConfig(Settings):
     overlap_share: float = Field(0.25, ge=0, le=1, description="share of pairs that get three raters")
     pairs_per_prompt: int = Field(6, gt=0, description="pairs of one prompt's answers, at most")
     limit: int | None = Field(None, description="ask at most this many pairs")
+    aggregate: Aggregate = AGGREGATE
     out: Path | None = Field(None, description="also write the preferences as JSONL (TRL's format)")
     seed: int = SEED
 
@@ -82,6 +95,7 @@ class RewardConfig(Stage):
     batch_size: int = Field(8, gt=0, description="prompts per step")
     max_length: int = Field(1024, gt=0, description="tokens; longer rows are left out and counted")
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the prompts kept for the report card")
+    aggregate: Aggregate = AGGREGATE
     ties: Literal["half", "rao-kupper"] = Field(
         "half", description="a label of one half, or an outcome of its own"
     )
@@ -120,7 +134,7 @@ class EvalConfig(Settings):
         4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out"
     )
     scenario: str = Field("shop", description="whose rubric the simulated raters follow")
-    raters: int = Field(5, gt=0, description="fresh simulated raters")
+    raters: int = Field(5, ge=0, description="fresh simulated raters; 0: nobody compares")
     temperature: float = Field(1.0, ge=0, description="for both policies; 0 always takes the likeliest token")
     max_new_tokens: int = MAX_NEW_TOKENS
     rows: int = ROWS
@@ -140,7 +154,12 @@ class RunConfig(Settings):
     out: Path = Field(Path("quickstart"), description="folder of the run; an interrupted one is resumed")
     seed: int = SEED
     rounds: int = Field(1, gt=0, description="turns of the loop")
-    raters: Literal["panel", "me"] = Field("panel", description="simulated raters, or you at the terminal")
+    raters: Literal["panel", "me", "people"] = Field(
+        "panel", description="simulated raters, you at the terminal, or people through `accord serve`"
+    )
+    evaluators: Literal["panel", "people", "none"] | None = Field(
+        None, description="who compares old and new; by default people when they are the raters, else a panel"
+    )
     method: Literal["ppo", "grpo", "rloo", "reinforce++", "online-dpo"] = Field(
         "ppo", description="how the policy is improved"
     )
