@@ -115,7 +115,7 @@ def ask_panel(
     while answered:
         answered = False
         for identity, rater in names.items():
-            answered |= bool(ledger.answer_many(identity, guideline, answer_as(rater), limit=25))
+            answered |= bool(ledger.answer_many(identity, guideline, answer_as(rater), limit=25, seed=seed))
 
 
 def known_prompt(prompt: Prompt, known: dict[str, Prompt], scenario: str) -> Prompt:
