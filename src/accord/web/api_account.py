@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from accord.ledger import accounts, answers, tokens
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
+from accord.web.api_people import DAY, revoke_links
 from accord.web.auth import (
     RefusedError,
     an_admin,
@@ -25,8 +26,6 @@ from accord.web.auth import (
 from accord.web.body import ERRORS, Body
 
 router = APIRouter(prefix="/api/v1", tags=["account"], responses=ERRORS)
-
-DAY = 86_400.0
 
 SignedIn = Annotated[Account, Depends(signed_in)]
 Admin = Annotated[Account, Depends(an_admin())]
@@ -131,13 +130,15 @@ def withdraw(request: Request, account: SignedIn, body: WithdrawBody) -> dict[st
 
 @router.post("/accounts/{account_id}/disable")
 def disable(request: Request, admin: Admin, account_id: str, body: DisableBody) -> dict[str, Any]:
-    """Keep somebody out: signed out everywhere, tokens too, at once."""
+    """Keep somebody out: signed out everywhere at once, tokens and open links ended."""
     if account_id == admin.id:
         raise RefusedError(409, "conflict", "you cannot disable your own account; ask another administrator")
     with site_of(request).ledger.writing() as connection:
         if not accounts.exists(connection, account_id):
             raise not_found("this account")
-        accounts.set_disabled(connection, account_id, body.disabled, utc_now())
+        now = utc_now()
+        accounts.set_disabled(connection, account_id, body.disabled, now)
         if body.disabled:
             tokens.end_tokens(connection, account_id)
+            revoke_links(connection, account_id, now)
     return {}

@@ -25,7 +25,6 @@ from accord.web.auth import (
     RefusedError,
     an_admin,
     caller,
-    may_give,
     member,
     needs,
     not_found,
@@ -38,7 +37,6 @@ from accord.web.security import IMPORT_BYTES
 
 router = APIRouter(prefix="/api/v1", tags=["managing"], responses=ERRORS)
 
-DAY = 86_400.0
 LONGEST_GUIDELINE = 200_000
 SHOWN_PROBLEMS = 100
 IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
@@ -46,7 +44,6 @@ IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
 Manager = Annotated[Member, Depends(needs("manage"))]
 ManagerReads = Annotated[Member, Depends(needs("manage", "read"))]
 Reader = Annotated[Account, Depends(caller("read"))]
-Roles = Literal["owner", "manager", "adjudicator", "rater", "viewer"]
 Label = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w][\w -]*$")]
 
 
@@ -74,15 +71,6 @@ class ChangeBody(Body):
 
 class GuidelineBody(Body):
     text: str = Field(min_length=1, max_length=LONGEST_GUIDELINE)
-
-
-class InvitationBody(Body):
-    role: Roles = "rater"
-    days: int = Field(7, ge=1, le=90)
-
-
-class RoleBody(Body):
-    role: Roles
 
 
 class ReleaseBody(Body):
@@ -143,65 +131,6 @@ def publish_guideline(request: Request, who: Manager, body: GuidelineBody) -> di
 @router.get("/projects/{project_id}/quality")
 def quality(request: Request, who: Annotated[Member, Depends(needs("quality"))]) -> dict[str, Any]:
     return quality_of(site_of(request).ledger, who.project.id)
-
-
-# People
-
-
-@router.post("/projects/{project_id}/invitations")
-def invite(request: Request, who: Manager, body: InvitationBody) -> dict[str, Any]:
-    """A link for one person; it is shown this once."""
-    _require_may_give(who, body.role)
-    site = site_of(request)
-    with site.ledger.writing() as connection:
-        invitation_id, token, expires_at = accounts.invite(
-            connection,
-            who.project.id,
-            body.role,
-            created_by=who.account.id,
-            seconds=body.days * DAY,
-            now=utc_now(),
-        )
-    url = f"{site.address.scheme}://{request.headers['host']}/invite/{token}"
-    return {"id": invitation_id, "url": url, "expires_at": expires_at}
-
-
-def _require_may_give(who: Member, *roles: str | None) -> None:
-    for role in roles:
-        if role is not None and role not in may_give(who.role):
-            raise RefusedError(
-                403, "forbidden", f"your role, {who.role}, cannot give or take the role {role}"
-            )
-
-
-@router.delete("/projects/{project_id}/invitations/{invitation_id}")
-def revoke_invitation(request: Request, who: Manager, invitation_id: str) -> dict[str, Any]:
-    with site_of(request).ledger.writing() as connection:
-        if not accounts.revoke_invitation(connection, who.project.id, invitation_id, utc_now()):
-            raise not_found("this unused invitation")
-    return {}
-
-
-@router.patch("/projects/{project_id}/members/{account_id}")
-def change_role(request: Request, who: Manager, account_id: str, body: RoleBody) -> dict[str, Any]:
-    _set_role(request, who, account_id, body.role)
-    return {}
-
-
-@router.delete("/projects/{project_id}/members/{account_id}")
-def remove_member(request: Request, who: Manager, account_id: str) -> dict[str, Any]:
-    """Out of the project; what the person judged stays."""
-    _set_role(request, who, account_id, None)
-    return {}
-
-
-def _set_role(request: Request, who: Member, account_id: str, role: str | None) -> None:
-    with site_of(request).ledger.writing() as connection:
-        old = accounts.role_of(connection, who.project.id, account_id)
-        if old is None:
-            raise not_found("this member")
-        _require_may_give(who, old, role)
-        accounts.set_role(connection, who.project.id, account_id, role, utc_now())
 
 
 # Data

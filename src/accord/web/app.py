@@ -20,7 +20,7 @@ from accord import __version__
 from accord.errors import DataError, LedgerError
 from accord.ledger import Ledger, accounts
 from accord.ledger.database import utc_now
-from accord.web import api_account, api_manager, api_rater, openapi, pages
+from accord.web import api_account, api_manager, api_people, api_rater, openapi, pages
 from accord.web.auth import RefusedError, Site
 from accord.web.render import visible
 from accord.web.security import Address, Gate
@@ -47,8 +47,8 @@ def make_app(site: Site) -> FastAPI:
     """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for router in (api_rater.router, api_manager.router, api_account.router, openapi.router, pages.router):
-        app.include_router(router)
+    for part in (api_rater, api_manager, api_people, api_account, openapi, pages):
+        app.include_router(part.router)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -182,7 +181,9 @@ def limit_writes(site: Site, account: Account) -> None:
 def an_admin(scope: str = "") -> Callable[..., Account]:
     """A dependency like `caller`."""
 
-    def check(account: Annotated[Account, Depends(caller(scope))]) -> Account:
+    asks = Depends(caller(scope))
+
+    def check(account: Account = asks) -> Account:
         if not account.admin:
             raise RefusedError(403, "forbidden", "only an administrator may do this")
         return account
@@ -208,9 +209,9 @@ def needs(permission: str, scope: str | None = None) -> Callable[..., Member]:
 
     `scope` is that of a token that may do it; by default it follows from the permission.
     """
-    who = caller(SCOPES[permission] if scope is None else scope)
+    asks = Depends(caller(SCOPES[permission] if scope is None else scope))
 
-    def check(request: Request, project_id: str, account: Annotated[Account, Depends(who)]) -> Member:
+    def check(request: Request, project_id: str, account: Account = asks) -> Member:
         return member(site_of(request), account, project_id, permission)
 
     return check

@@ -48,6 +48,7 @@ def page(
         "project": who.project if who else None,
         "role": who.role if who else None,
         "page": template.removesuffix(".html"),
+        "status": status,
     }
     text = _environment().get_template(template).render(everywhere | context)
     response = HTMLResponse(text, status)
