@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -400,9 +401,10 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the annotation app, in which people judge."""
-    from accord.web.app import serve as run
+    from accord.web.server import serve as run
 
-    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=print)
+    say = partial(print, flush=True)  # whoever waits for the link may read it through a pipe
+    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=say)
 
 
 Ledgers = Annotated[str, typer.Option(help="ledger file or URL")]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -136,15 +136,19 @@ def quality(request: Request, who: Annotated[Member, Depends(needs("quality"))])
 # Data
 
 
-@router.post("/projects/{project_id}/import")
+FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.post("/projects/{project_id}/import", openapi_extra={"requestBody": FILE})
 async def import_file(
     request: Request,
     who: Manager,
     reason: Annotated[str, Query(min_length=1, max_length=80)] = "import",
     gold: bool = False,
+    x_file_name: Annotated[str, Header(description="percent-encoded; its ending says what it is")] = "",
 ) -> dict[str, Any]:
     """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters."""
-    name = unquote(request.headers.get("x-file-name", ""))[-200:]
+    name = unquote(x_file_name)[-200:]
     suffix = IMPORT_SUFFIX.search(name.lower())
     if suffix is None:
         raise RefusedError(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,12 +16,12 @@ from starlette.types import Scope
 
 from accord import __version__
 from accord.errors import DataError, LedgerError
-from accord.ledger import Ledger, accounts
+from accord.ledger import accounts
 from accord.ledger.database import utc_now
 from accord.web import api_account, api_manager, api_people, api_rater, openapi, pages
 from accord.web.auth import RefusedError, Site
 from accord.web.render import visible
-from accord.web.security import Address, Gate
+from accord.web.security import Gate
 
 STATIC = Path(__file__).parent / "static"
 SET_UP_SECONDS = 86_400.0
@@ -113,23 +111,6 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
 }
 
 
-# Serving
-
-
-def address_for(host: str, port: int, public_url: str) -> Address:
-    """The names by which browsers may reach the app; others are refused (DNS rebinding)."""
-    from urllib.parse import urlsplit
-
-    names = {host, "127.0.0.1", "localhost", "[::1]"} if host in ("127.0.0.1", "localhost", "::1") else {host}
-    if host in ("0.0.0.0", "::"):
-        names = {"127.0.0.1", "localhost", socket.gethostname().lower()}
-    hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
-    if not public_url:
-        return Address(frozenset(hosts))
-    url = urlsplit(public_url)
-    return Address(frozenset({url.netloc.lower()}), secure=url.scheme == "https")
-
-
 def set_up_url(site: Site, base: str, *, again: bool = False) -> str:
     """A one-time link that makes an administrator, when there is none yet (or `again`); else ""."""
     with site.ledger.writing() as connection:
@@ -137,28 +118,3 @@ def set_up_url(site: Site, base: str, *, again: bool = False) -> str:
             return ""
         token = accounts.set_up_link(connection, seconds=SET_UP_SECONDS, now=utc_now())
     return f"{base}/setup/{token}"
-
-
-def serve(
-    db: str, *, host: str, port: int, public_url: str, admin_link: bool, say: Callable[[str], Any]
-) -> None:
-    """Run until stopped. Raises LedgerError for a ledger that cannot be opened."""
-    import uvicorn
-
-    address = address_for(host, port, public_url)
-    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    base = public_url.rstrip("/") or f"http://{shown_host}:{port}"
-    with Ledger.open(db) as ledger:
-        site = Site(ledger, address)
-        if link := set_up_url(site, base, again=admin_link):
-            say(f"Set up the first account (this link works once, for a day):\n\n  {link}\n")
-        say(f"Accord serves {db} at {base} (Ctrl-C stops it)")
-        uvicorn.run(
-            make_app(site),
-            host=host,
-            port=port,
-            log_level="warning",
-            proxy_headers=bool(public_url),
-            server_header=False,
-            date_header=False,
-        )
