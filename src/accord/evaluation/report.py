@@ -136,7 +136,7 @@ def _figures(
 ) -> dict[str, Markup]:
     policy, best, rm = report.get("policy"), report.get("best_of_n"), report.get("reward_model")
     wins = []
-    if policy:
+    if policy and policy["win_rate_vs_sft"] is not None:
         wins.append((method_name(report), policy["win_rate_vs_sft"], policy["low"], policy["high"]))
     if best:
         wins.append((f"best of {best['n_samples']}", best["win_rate_vs_sft"], best["low"], best["high"]))

@@ -2,6 +2,8 @@
 
     sft -> [ sample -> ask -> reward -> ppo (or another method) -> eval -> gate ] x rounds -> report
 
+With people as raters, ask waits until they have answered, and eval is followed by a step `compare`.
+
 Every step reads and writes files in the run's folder and is also a command of its own. What is done is
 written down after each step, so an interrupted run goes on where it was; steps that train also resume
 from within.
@@ -39,6 +41,8 @@ from accord.config import (
 from accord.errors import CheckpointError, DataError
 from accord.evaluation.report import write_report
 from accord.ledger.ledger import Ledger
+from accord.loop.comparison import compare
+from accord.loop.live import LIVE, Live
 from accord.records import content_hash
 from accord.scenarios import load_scenario
 from accord.scenarios.shop import Scenario
@@ -67,14 +71,17 @@ class Progress:
     path: Path
     settings: str
     done: dict[str, Result]
+    live: Live
 
     @classmethod
     def open(cls, config: RunConfig) -> Progress:
         """Raises CheckpointError if the folder holds a run with other settings."""
-        path = config.out / "state.json"
-        settings = content_hash(json.loads(config.model_dump_json(exclude={"out"})))
+        path, live = config.out / "state.json", Live(config.out / LIVE, planned(config))
+        told = json.loads(config.model_dump_json(exclude={"out"}))
+        told["ask"].pop("wait", None)  # whoever tires of waiting may ask for less
+        settings = content_hash(told)
         if not path.exists():
-            return cls(path, settings, {})
+            return cls(path, settings, {}, live)
         try:
             state = json.loads(path.read_text())
         except ValueError as error:
@@ -84,13 +91,14 @@ class Progress:
                 f"{config.out} holds a run with other settings; give another --out, or delete it to "
                 "start again"
             )
-        return cls(path, settings, state["done"])
+        return cls(path, settings, state["done"], live)
 
     def step(self, name: str, work: Callable[[], Result], console: Console) -> Result:
         """The result of step `name`, from the last time if it was done, else by doing it now."""
         if name in self.done:
             return self.done[name]
         console.rule(f"[bold]{name}", align="left")
+        self.live.begin(name)
         before, began = self.spent(name), time.perf_counter()
         result = work()
         self.done[name] = {
@@ -112,15 +120,27 @@ def run(config: RunConfig, console: Console) -> Path:
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress.open(config)
-    scenario = load_scenario(config.scenario)
-    write_scenario(scenario, out / "data")
+    with progress.live.running():
+        scenario = load_scenario(config.scenario)
+        write_scenario(scenario, out / "data")
+        first = progress.step("sft", lambda: run_sft(config, console), console)
+        policy = first["model"]
+        for number in range(1, config.rounds + 1):
+            policy = run_round(config, number, policy, progress, console)
+        write_json(out / "run.json", json.loads(config.model_dump_json()))
+        return rewrite_report(out)
 
-    first = progress.step("sft", lambda: run_sft(config, console), console)
-    policy = first["model"]
-    for number in range(1, config.rounds + 1):
-        policy = run_round(config, number, policy, progress, console)
-    write_json(out / "run.json", json.loads(config.model_dump_json()))
-    return rewrite_report(out)
+
+def evaluators(config: RunConfig) -> str:
+    """Who compares the policies: a panel, people, or nobody ("none")."""
+    return config.evaluators or ("people" if config.raters == "people" else "panel")
+
+
+def planned(config: RunConfig) -> list[str]:
+    """The names of all steps, in order."""
+    people = ["compare"] if evaluators(config) == "people" else []
+    names = ["sample", "ask", "reward", config.method, "eval", *people, "gate"]
+    return ["sft", *(f"round-{n}/{name}" for n in range(1, config.rounds + 1) for name in names)]
 
 
 def rewrite_report(out: Path) -> Path:
@@ -178,11 +198,15 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
         release=release,
         seed=seed,
     )
-    progress.step(f"{name}/ask", lambda: ask.run(asking, console), console)
+    progress.step(
+        f"{name}/ask",
+        lambda: ask.run(asking, console, priority=number, tell=progress.live.waiting),
+        console,
+    )
     rewarding = with_overrides(
         RewardConfig,
         "reward",
-        config.reward,
+        {"aggregate": asking.aggregate, **config.reward},
         model=policy,
         data=f"{ledger}#{release}",
         out=out / "reward",
@@ -204,22 +228,59 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
     with Ledger.open(ledger) as store:
         for model in (fitted["model"], improved["model"]):
             store.record_training(model, release, run=config.out.name)
-    checking = with_overrides(
+    low = check(config, number, (improved["model"], fitted["model"]), progress, console)
+    # Where nobody compares, nothing speaks against the new policy, and nothing for it.
+    better = low is None or low > 0.5
+    gate = {"accepted": better, "low": low, "compared_by": evaluators(config)}
+    progress.step(f"{name}/gate", lambda: gate, console)
+    return improved["model"] if better else policy
+
+
+def check(
+    config: RunConfig, number: int, models: tuple[str, str], progress: Progress, console: Console
+) -> float | None:
+    """Compare the round's policy with the SFT model: the lower end of its win rate; None if nobody compared.
+
+    `models` are the policy and the reward model that scored it.
+    """
+    name, out = f"round-{number}", config.out / f"round-{number}"
+    seed, by = config.seed + 1000 * (number - 1), evaluators(config)
+    nobody = {} if by == "panel" else {"raters": 0, "best_of": 1}
+    settings = with_overrides(
         EvalConfig,
         "eval",
-        config.eval,
-        model=improved["model"],
+        config.eval | nobody,
+        model=models[0],
         baseline=progress.done["sft"]["model"],
         prompts=str(config.out / "data" / "heldout_prompts.jsonl"),
-        reward_model=fitted["model"],
+        reward_model=models[1],
         scenario=config.scenario,
         out=out / "eval",
-        **common,
+        seed=seed,
+        dtype=config.dtype,
     )
-    checked = progress.step(f"{name}/eval", lambda: evaluate.run(checking, console), console)
-    better = checked["policy"]["low"] > 0.5
-    progress.step(f"{name}/gate", lambda: {"accepted": better, "low": checked["policy"]["low"]}, console)
-    return improved["model"] if better else policy
+    checked = progress.step(f"{name}/eval", lambda: evaluate.run(settings, console), console)
+    if by == "people":
+
+        def people_compare() -> Result:
+            return compare(
+                out / "eval" / "transcripts.json",
+                str(config.out / "ledger.sqlite"),
+                guideline=load_scenario(config.scenario).guideline,
+                members_of=asking_project(config),
+                seed=seed,
+                console=console,
+                tell=progress.live.waiting,
+            )
+
+        return float(progress.step(f"{name}/compare", people_compare, console)["low"])
+    low = checked["policy"]["low"]
+    return None if low is None else float(low)
+
+
+def asking_project(config: RunConfig) -> str:
+    """The project in which people are asked; also what tells who may compare policies."""
+    return with_overrides(AskConfig, "ask", config.ask, samples="").project
 
 
 def write_scenario(scenario: Scenario, folder: Path) -> None:
@@ -240,6 +301,8 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
     asked, fitted, improved, checked = (
         progress.done[f"{last}/{s}"] for s in ("ask", "reward", config.method, "eval")
     )
+    compared = progress.done.get(f"{last}/compare", {})
+    wins = {key: compared[key] for key in ("win_rate_vs_sft", "low", "high", "n") if key in compared}
     card = fitted["card"]
     return {
         "accord": __version__,
@@ -275,9 +338,12 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
         },
         "policy": {
             **checked["policy"],
+            **wins,
             "kl_target": improved["kl_target"],
             "kl_last_half": improved["kl_last_half"],
-            "evaluators": checked["simulated_raters"],
+            "evaluators": compared.get("raters", checked["simulated_raters"]),
+            "compared_by": evaluators(config),
+            "same_text": compared.get("same_text"),
         },
         "best_of_n": checked.get("best_of_n"),
         "policy_vs_best_of_n": checked.get("policy_vs_best_of_n"),

@@ -1,4 +1,4 @@
-"""Put pairs of answers to raters, through the ledger: simulated ones, or the person at the terminal."""
+"""Put pairs of answers to raters, through the ledger: simulated ones, you at the terminal, or people."""
 
 from __future__ import annotations
 
@@ -19,37 +19,57 @@ from rich.prompt import Prompt as Ask
 
 from accord.config import AskConfig
 from accord.data.groups import read_groups
-from accord.errors import DataError
+from accord.errors import DataError, LedgerError
 from accord.feedback.agreement import Rating, agreement, ceiling
+from accord.feedback.labels import aggregate_preferences
 from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
 from accord.ledger.ledger import Assignment, Ledger
-from accord.records import Completion, Group, Judgement, Prompt, Question
+from accord.ledger.lineage import Release, find_release
+from accord.records import Completion, Group, Judgement, Preference, Prompt, Question
 from accord.scenarios import load_scenario
 from accord.scenarios.shop import Scenario
+from accord.stages import people
 from accord.training.checkpoint import write_atomically
 
 # A person's keys: displayed strength, positive for the left answer.
 KEYS = {"1": 2, "2": -2, "t": 0}
 
 
-def run(config: AskConfig, console: Console) -> dict[str, Any]:
-    """Ask, make the release, and return what the raters' answers look like."""
+def run(
+    config: AskConfig,
+    console: Console,
+    *,
+    priority: int = 0,
+    tell: people.Tell = lambda waiting: None,
+) -> dict[str, Any]:
+    """Ask, make the release, and return what the raters' answers look like.
+
+    With people it returns when they have answered; `tell` hears how far they are, and of their open
+    questions those of a higher `priority` come first.
+    """
     groups = read_groups(Path(config.samples))
     scenario = load_scenario(config.scenario)
+    asked = questions(groups, config)
     with Ledger.open(config.ledger) as ledger:
         guideline = ledger.add_guideline(scenario.guideline)
         for version in sorted({c.policy_version for g in groups for c in g.completions if c.policy_version}):
             ledger.add_policy(version, base_model=version.partition("@")[0])
-        items = ledger.ask(questions(groups, config))
+        if config.raters == "people":
+            project = people.open_project(ledger, config.project, scenario.guideline)
+            items = people.put_questions(ledger, project, asked, priority=priority)
+            people.wait_for(ledger, config.ledger, config.project, items, config.wait, console, tell)
+        else:
+            items = ledger.ask(asked)
         if config.raters == "panel":
             raters = make_panel(config.panel_size, scenario.base_weights, seed=config.seed)
             ask_panel(ledger, raters, scenario, guideline, config.seed, console)
-        else:
+        elif config.raters == "me":
             ask_person(ledger, guideline, scenario.guideline, console)
-        release = ledger.release(config.release or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+        release = make_release(ledger, config, console)
         judgements = ledger.release_judgements(release.name)
         if config.out is not None:
-            rows = (json.dumps(p.to_row(), ensure_ascii=False) for p in ledger.preferences(release.name))
+            said = labelled(ledger, release.name, config)
+            rows = (json.dumps(p.to_row(), ensure_ascii=False) for p in said)
             write_atomically(config.out, "".join(row + "\n" for row in rows))
     return {
         "ledger": config.ledger,
@@ -61,6 +81,30 @@ def run(config: AskConfig, console: Console) -> dict[str, Any]:
         "simulated": all(j.rater_kind == "simulated" for j in judgements),
         **summarise(judgements),
     }
+
+
+def make_release(ledger: Ledger, config: AskConfig, console: Console) -> Release:
+    """Freeze what was said, but for what measures policies. People may go on answering after a release was
+    made, so that asking again for the same one (after an interruption) gives it as it is."""
+    name = config.release or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    if config.raters == "people":
+        with ledger.reading() as connection:
+            try:
+                found = find_release(connection, name)
+            except LedgerError:
+                found = None
+        if found is not None:
+            console.print(f"release {name!r} exists and never changes; later answers go into the next one")
+            return found
+    return ledger.release(name, item_ids=people.for_training(ledger))
+
+
+def labelled(ledger: Ledger, release: str, config: AskConfig) -> Sequence[Preference]:
+    """The release's preferences: one a judgement, or one a pair."""
+    said = ledger.preferences(release)
+    if config.aggregate == "none":
+        return said
+    return aggregate_preferences(said, ledger.release_judgements(release), config.aggregate)[0]
 
 
 def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
@@ -78,7 +122,7 @@ def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
         rng.shuffle(pairs)
         for pair in pairs[: config.pairs_per_prompt]:
             shared = rng.random() < config.overlap_share
-            overlap = max(config.overlap, 3) if shared and config.raters == "panel" else config.overlap
+            overlap = max(config.overlap, 3) if shared and config.raters != "me" else config.overlap
             reason = "agreement check" if shared else "random pair of the policy's answers"
             found.append(Question(Group(group.prompt, pair), reason, overlap=overlap))
     if not found:

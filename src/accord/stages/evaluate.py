@@ -52,8 +52,10 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
 
     policy = [g.completions[0] for g in after]
     baseline = [g.completions[0] for g in before]
-    raters = make_panel(config.raters, scenario.base_weights, seed=config.seed + 7919, prefix="sim-eval")
-    wins = compare(raters, scenario, tagged, policy, baseline, config.seed)
+    raters: Sequence[SimulatedRater] = ()
+    if config.raters:
+        raters = make_panel(config.raters, scenario.base_weights, seed=config.seed + 7919, prefix="sim-eval")
+    wins = compare(raters, scenario, tagged, policy, baseline, config.seed) if raters else None
     result: dict[str, Any] = {
         "simulated_raters": [r.name for r in raters],
         "prompts": len(prompts),
@@ -64,7 +66,7 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
             **describe("after", scenario, tagged, policy, [s[0] for s in scores_after]),
         },
     }
-    if config.best_of > 1 and config.reward_model:
+    if config.best_of > 1 and config.reward_model and raters:
         # Chosen among other samples than the one they are compared with.
         picks = [max(range(1, len(s)), key=s.__getitem__) for s in scores_before]
         best = [g.completions[i] for g, i in zip(before, picks, strict=True)]
@@ -160,7 +162,9 @@ def _outcome(displayed: int) -> float:
     return 0.5 + 0.5 * ((displayed > 0) - (displayed < 0))
 
 
-def _interval(name: str, interval: Interval) -> dict[str, Any]:
+def _interval(name: str, interval: Interval | None) -> dict[str, Any]:
+    if interval is None:  # nobody compared
+        return {name: None, "low": None, "high": None, "n": 0}
     return {name: interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
@@ -209,6 +213,8 @@ def transcripts(
             "messages": [dataclasses.asdict(m) for m in prompt.messages],
             "before": b.text,
             "after": a.text,
+            "policy_before": b.policy_version,
+            "policy_after": a.policy_version,
             "reward_before": sb[0],
             "reward_after": sa[0],
             "finished_before": b.finish_reason == "stop",

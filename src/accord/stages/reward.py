@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -19,12 +19,14 @@ from accord.config import RewardConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_preferences
 from accord.data.render import Encoded
+from accord.errors import DataError
 from accord.evaluation.intervals import Interval
 from accord.evaluation.report_card import ScoredPair, report_card
 from accord.feedback.agreement import ceiling
+from accord.feedback.labels import Aggregate, PairLabel, pair_labels
 from accord.ledger.ledger import Ledger
 from accord.models.forward import hidden_states, layer_count
-from accord.models.heads import ScalarHead, pooled_size
+from accord.models.heads import ScalarHead, head_dtype, pooled_size
 from accord.objectives.bradley_terry import bradley_terry_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
 from accord.records import Group, Judgement, Preference, Prompt, Terms
@@ -73,14 +75,17 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     layers = max(1, round(config.depth * layer_count(bench.loaded.model))) if config.depth < 1 else None
     bench.trunk.add(ADAPTER, config.lora, seed=mix_seed(config.seed, 2), depth=layers)
     kept = keep_fitting(rows, lambda r: bench.renderer.group(r.group), config.max_length, "prompts", console)
-    train, held_out = split_by_prompt(kept, config.held_out, config.seed)
+    said, held_out = split_by_prompt(kept, config.held_out, config.seed)
+    train = aggregated(said, config.aggregate, config.data, console)
     size = pooled_size(config.pooling, bench.hidden_size)
-    head = ScalarHead(size, seed=mix_seed(config.seed, 3))
+    head = ScalarHead(
+        size, seed=mix_seed(config.seed, 3), dtype=head_dtype(bench.loaded.model.dtype)
+    )
     reward = TrunkReward(bench.trunk, head, config.pooling, layers)
     if config.probe_penalty is not None:
         _start_at_probe(reward, train, bench, config)
     history = _fit(config, train, reward, bench, console)
-    scored = _score_all(held_out or train, reward, bench, config.optim.tokens_per_microbatch)
+    scored = _score_all(held_out or said, reward, bench, config.optim.tokens_per_microbatch)
     shift, scale = _normalise(reward.head, scored)
     pairs = [p for row, s in scored for p in _scored_pairs(row, (s - shift) / scale)]
     card = report_card(pairs, ceiling=_ceiling(rows), seed=config.seed)
@@ -91,6 +96,8 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
         "prompts": len(train),
         "comparisons": sum(len(r.comparisons) for r, _ in train),
         "held_out_prompts": len(held_out),
+        "aggregate": config.aggregate,
+        "judgements": sum(len(r.comparisons) for r, _ in said),
         "steps": len(history),
     }
     _save(reward, bench, config.out / "model", record)
@@ -226,6 +233,48 @@ def gather(preferences: Sequence[Preference], judgements: dict[str, Judgement]) 
             )
         )
     return [Compared(Group.of(prompts[i], *answers[i]), tuple(comparisons[i])) for i in prompts]
+
+
+def aggregated(
+    rows: Sequence[tuple[Compared, Encoded]], how: Aggregate | Literal["none"], source: str, console: Console
+) -> list[tuple[Compared, Encoded]]:
+    """The rows with one comparison a pair, from all that was said of it; unchanged when `how` is "none".
+
+    The report card keeps to single judgements, with which its ceiling can be compared. Raises DataError for
+    rows that are no judgements of a ledger.
+    """
+    if how == "none":
+        return list(rows)
+    said = [(row, c, c.judgement) for row, _ in rows for c in row.comparisons]
+    judgements = [judged for _, _, judged in said if judged is not None]
+    if len(judgements) < len(said):
+        raise DataError(
+            f"--aggregate {how} needs to know who judged what, which {source} does not tell; give a ledger's "
+            "release (LEDGER#RELEASE), or leave --aggregate out"
+        )
+    place: dict[str, int] = {}  # of each completion among its prompt's answers
+    lengths: dict[str, float] = {}
+    for row, c, judged in said:
+        assert judged is not None
+        slots = (c.a, c.b) if judged.strength >= 0 else (c.b, c.a)
+        for completion_id, index in zip(judged.completion_ids, slots, strict=True):
+            place[completion_id] = index
+            lengths[completion_id] = float(len(row.group.completions[index].text))
+    labels = pair_labels(judgements, how, lengths=lengths)
+    if labels.note:
+        console.print(f"{source}: {labels.note}", markup=False, highlight=False, soft_wrap=True)
+    prompt_of = {judged.id: judged.prompt_id for judged in judgements}
+    by_prompt: dict[str, list[Comparison]] = {}
+    for pair in labels.pairs:
+        found = by_prompt.setdefault(prompt_of[pair.judgement_ids[0]], [])
+        found.append(_from_label(pair, place))
+    return [(replace(r, comparisons=tuple(by_prompt[r.group.prompt.id])), e) for r, e in rows]
+
+
+def _from_label(pair: PairLabel, place: Mapping[str, int]) -> Comparison:
+    better, worse = (pair.first, pair.second) if pair.p_first >= 0.5 else (pair.second, pair.first)
+    label = 0.5 if pair.tie else 1.0
+    return Comparison(place[better], place[worse], label, pair.margin, pair.weight)
 
 
 def split_by_prompt(
