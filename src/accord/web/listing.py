@@ -68,7 +68,7 @@ def guideline_rows(connection: Connection, project: Project) -> list[dict[str, A
             "id": version.id,
             "n": version.n,
             "text": version.text,
-            "html": str(render_text(version.text)),
+            "html": str(render_text(version.text, wrapped=True)),
             "created_at": version.created_at,
             "current": version.n == project.guideline_n,
             "answered": answered.get(version.id, 0),
@@ -107,6 +107,11 @@ def release_rows(connection: Connection, project_id: str) -> list[dict[str, Any]
     columns = select(release, size.scalar_subquery().label("rows")).where(release.c.id.in_(inside))
     found = connection.execute(columns.order_by(release.c.created_at.desc()))
     return [{"name": r.name, "hash": r.hash, "rows": r.rows, "created_at": r.created_at} for r in found]
+
+
+def is_release(connection: Connection, name: str) -> bool:
+    """Whether the name is taken, in whichever project."""
+    return connection.execute(select(release.c.id).where(release.c.name == name)).first() is not None
 
 
 def chosen_judgements(connection: Connection, project_id: str, rater: str, strength: int | None) -> list[str]:
@@ -199,7 +204,7 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
             }
             for shown in told["answers"]
         ],
-        "guideline": {"n": numbers.get(guideline["id"]), "html": str(render_text(guideline["text"]))},
+        "guideline": {"n": numbers.get(guideline["id"]), "html": str(render_text(guideline["text"], wrapped=True))},
         "revisions": [
             row | {"strength_text": strength_text(strengths[row["id"]])} for row in told["revisions"]
         ],

@@ -273,7 +273,7 @@ def judge_page(request: Request, who: Judge) -> HTMLResponse:
     guideline = {
         "id": newest.id,
         "n": newest.n,
-        "html": str(render_text(newest.text)),
+        "html": str(render_text(newest.text, wrapped=True)),
         "created_at": newest.created_at,
     }
     form = DEFAULT_FORM | dict(who.project.form)

@@ -42,14 +42,17 @@ _DIRECTED = ("p", "h3", "h4", "h5", "h6", "li", "blockquote", "th", "td")
 _CLASSES = {"span": {"link", "address", "language"}, "div": {"scroll"}}
 
 
-def render_text(text: str) -> Markup:
-    """`text` as safe HTML: Markdown where that shows every letter of it, otherwise just as it stands."""
+def render_text(text: str, *, wrapped: bool = False) -> Markup:
+    """`text` as safe HTML: Markdown where that shows every letter of it, otherwise just as it stands.
+
+    Line ends inside a paragraph are kept, unless the text is `wrapped` (a guideline from somebody's editor).
+    """
     shown = visible(text)
     tokens = _parse(shown) if len(shown) <= LONGEST_MARKDOWN else None
     if tokens is None:
         return Markup('<div class="text plain" dir="auto">{}</div>').format(shown)
     html = nh3.clean(
-        _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}),
+        _MARKDOWN.renderer.render(tokens, _WRAPPED if wrapped else _MARKDOWN.options, {}),
         tags=_TAGS,
         attributes={tag: set(names) for tag, names in _ATTRIBUTES.items()},
         allowed_classes={tag: set(names) for tag, names in _CLASSES.items()},
@@ -229,3 +232,4 @@ def _markdown() -> MarkdownIt:
 
 
 _MARKDOWN = _markdown()
+_WRAPPED = OptionsDict({**_MARKDOWN.options, "breaks": False})

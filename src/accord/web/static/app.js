@@ -11,7 +11,11 @@ function value(field) {
 
 function bodyOf(form) {
   const fields = [...form.elements].filter((f) => f.name && !("ignore" in f.dataset) && f.type !== "file" && !f.readOnly);
-  const body = Object.fromEntries(fields.map((field) => [field.name, value(field)]));
+  const body = {};
+  for (const field of fields) {
+    if ("group" in field.dataset) (body[field.name] ??= []).push(...(field.checked ? [field.value] : []));
+    else if (field.type !== "radio" || field.checked) body[field.name] = value(field);
+  }
   return form.dataset.wrap ? { [form.dataset.wrap]: body } : body;
 }
 
@@ -33,10 +37,11 @@ function goOn(form, reply) {
     const place = form.querySelector("[data-link]");
     place.hidden = false;
     const field = place.querySelector("[data-link-value]");
-    field.value = new URL(reply.url, location.href).href;
+    field.value = reply.token ?? new URL(reply.url, location.href).href;
     field.select();
     return refreshAll(true);
   }
+  if ("say" in form.dataset) sessionStorage.setItem("accord-say", form.dataset.say);
   if (reply.redirect) location.assign(reply.redirect);
   else location.reload();
 }
@@ -73,7 +78,7 @@ function report(form, { added, known, problems = [], problem_count: count = prob
 
 async function upload(form) {
   const file = form.elements.file.files[0];
-  const query = new URLSearchParams({ format: "auto", reason: form.elements.reason.value || "import" });
+  const query = new URLSearchParams({ reason: form.elements.reason.value, gold: form.elements.gold.checked });
   const headers = { "X-File-Name": encodeURIComponent(file.name) };
   const bytes = new Blob([file], { type: "application/octet-stream" });
   report(form, await api("POST", `${form.dataset.upload}?${query}`, bytes, headers));
@@ -134,5 +139,7 @@ function localTimes(root) {
 }
 
 localTimes(document);
+if (sessionStorage.getItem("accord-say")) toast(sessionStorage.getItem("accord-say"));
+sessionStorage.removeItem("accord-say");
 const pauses = [...document.querySelectorAll("[data-live]")].map((region) => Number(region.dataset.live));
 if (pauses.length) setInterval(refreshAll, Math.min(...pauses) * 1000);

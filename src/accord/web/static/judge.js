@@ -115,11 +115,11 @@ function submit() {
   outbox.push(`/api/v1/assignments/${question.assignment}/judgement`, { ...answer, ...more });
 }
 
-function skip(reason, comment) {
+function skip(reason) {
   const question = queue[0];
   if (!question || question.earlier) return;
   leave(question);
-  outbox.push(`/api/v1/assignments/${question.assignment}/skip`, { reason, comment });
+  outbox.push(`/api/v1/assignments/${question.assignment}/skip`, { reason });
 }
 
 function leave(question) {
@@ -177,7 +177,6 @@ function openSkip() {
   if (queue[0]?.earlier) return leaveAsItWas();
   if (!queue[0]) return;
   $("skip-dialog").querySelector("input").checked = true;
-  $("skip-comment").value = "";
   $("skip-dialog").returnValue = "";
   $("skip-dialog").showModal();
 }
@@ -246,7 +245,7 @@ $("skip").addEventListener("click", openSkip);
 $("skip-stay").addEventListener("click", () => $("skip-dialog").close());
 $("skip-dialog").addEventListener("close", () => {
   if ($("skip-dialog").returnValue !== "skip") return;
-  skip($("skip-dialog").querySelector("input:checked").value, $("skip-comment").value);
+  skip($("skip-dialog").querySelector("input:checked").value);
 });
 $("open-help").addEventListener("click", KEYS["?"]);
 $("open-guideline").addEventListener("click", KEYS.g);

@@ -23,7 +23,7 @@ export function prepare(question) {
   question.nodes ??= {
     prompt: question.prompt.map(({ role, html }) => {
       const turn = document.createElement("div");
-      turn.className = "turn";
+      turn.className = `turn ${["user", "system"].includes(role) ? role : "other"}`;
       const who = document.createElement("p");
       who.className = "role";
       who.textContent = { user: "Person", assistant: "Assistant", system: "Instructions", tool: "Tool" }[role] ?? role;
