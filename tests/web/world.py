@@ -167,11 +167,11 @@ class Visit:
             if path.startswith("/api/"):
                 usual |= {"x-csrf-token": self.csrf, "content-type": "application/json"}
         if json_body is not None:
-            content = json.dumps(json_body).encode()
+            content = json.dumps(json_body, ensure_ascii=False).encode("utf-8", "backslashreplace")
         data = None
         if method == "POST" and not path.startswith("/api/"):
             data = {"csrf": self.csrf} | (form or {})
-        sent = {k: v for k, v in (usual | (headers or {})).items() if v is not None}
+        sent = {k: v.encode() for k, v in (usual | (headers or {})).items() if v is not None}
         self._client.cookies.clear()
         response = self._client.request(method, path, content=content, data=data, headers=sent, params=query)
         for name, value in response.cookies.items():

@@ -15,7 +15,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from accord.errors import LedgerError
+from accord.errors import DataError, LedgerError
 from accord.ledger import accounts, exchange, judging, lineage, projects, queue, why
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
@@ -39,11 +39,14 @@ router = APIRouter(prefix="/api/v1", tags=["managing"], responses=ERRORS)
 
 LONGEST_GUIDELINE = 200_000
 SHOWN_PROBLEMS = 100
+VISIBLE = r"\S"  # something other than spaces
 IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
 
 Manager = Annotated[Member, Depends(needs("manage"))]
 ManagerReads = Annotated[Member, Depends(needs("manage", "read"))]
 Reader = Annotated[Account, Depends(caller("read"))]
+Name = Annotated[str, Field(max_length=projects.NAME_LENGTH, pattern=VISIBLE)]
+GuidelineText = Annotated[str, Field(max_length=LONGEST_GUIDELINE, pattern=VISIBLE)]
 Label = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w][\w -]*$")]
 
 
@@ -57,24 +60,24 @@ class FormBody(Body):
 
 
 class ProjectBody(Body):
-    name: str = Field(min_length=1, max_length=projects.NAME_LENGTH)
-    guideline: str = Field(min_length=1, max_length=LONGEST_GUIDELINE)
+    name: Name
+    guideline: GuidelineText
     overlap: int = Field(1, ge=1, le=projects.MOST_OVERLAP)
 
 
 class ChangeBody(Body):
-    name: str | None = Field(None, min_length=1, max_length=projects.NAME_LENGTH)
+    name: Name | None = None
     overlap: int | None = Field(None, ge=1, le=projects.MOST_OVERLAP)
     state: Literal["open", "paused"] | None = None
     form: FormBody | None = None
 
 
 class GuidelineBody(Body):
-    text: str = Field(min_length=1, max_length=LONGEST_GUIDELINE)
+    text: GuidelineText
 
 
 class ReleaseBody(Body):
-    name: str = Field(min_length=1, max_length=80)
+    name: str = Field(max_length=80, pattern=VISIBLE)
 
 
 class EmptyBody(Body):
@@ -173,12 +176,8 @@ def _import(request: Request, who: Member, path: str, name: str, reason: str, go
 
     try:
         loaded = load_preferences(path)
-    except Exception as error:
-        from accord.errors import DataError
-
-        if isinstance(error, DataError):
-            raise RefusedError(422, "invalid", str(error).replace(path, name)) from None
-        raise
+    except DataError as error:
+        raise RefusedError(422, "invalid", str(error).replace(path, name)) from None
     rows = exchange.named_source(loaded.rows, path, name)
     with site_of(request).ledger.writing() as connection:
         added, known = exchange.add_preferences(
@@ -206,6 +205,9 @@ def adopt(request: Request, who: Manager, body: EmptyBody) -> dict[str, Any]:
 def release(request: Request, who: Manager, body: ReleaseBody) -> dict[str, Any]:
     """Freeze the project's answers as they are now under a name."""
     with site_of(request).ledger.writing() as connection:
+        mine = [row["name"] for row in listing.release_rows(connection, who.project.id)]
+        if body.name not in mine and listing.is_release(connection, body.name):
+            raise RefusedError(409, "conflict", "there is a release of this name; choose another one")
         ids = projects.item_ids(connection, who.project.id)
         exchange.project_judgements(connection, who.project.id)  # refuses what does not lead back
         made = lineage.make_release(connection, body.name, ids, utc_now())

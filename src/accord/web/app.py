@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,8 +68,7 @@ def _reply(request: Request, status: int, code: str, message: str, **headers: st
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else {}
-    return _reply(request, error.status, error.code, error.message, **headers)
+    return _reply(request, error.status, error.code, error.message, **error.headers)
 
 
 def _ledger(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: float = 0) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+        self.status, self.code, self.message = status, code, message
+        self.headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after else {}
 
 
 def not_found(what: str = "this page") -> RefusedError:
