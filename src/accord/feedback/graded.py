@@ -149,7 +149,9 @@ def pieces(theta: Floats, table: Table) -> Pieces:
     eta_NQ = s_N1 * (a_N[:, None] * delta_NQ + (p.covariate_R[r] * x_N)[:, None]) + p.lean_R[r][:, None]
     bounds = cuts(p.gaps_J, table.n_levels)
     lower_N1, upper_N1 = bounds[table.level_N][:, None], bounds[table.level_N + 1][:, None]
-    prob_NQ = level_probabilities(eta_NQ, t_N1 * lower_N1, t_N1 * upper_N1)
+    up_NQ, down_NQ = expit(t_N1 * upper_N1 - eta_NQ), expit(eta_NQ - t_N1 * lower_N1)
+    # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)), without loss of digits, and the slopes cost nothing more.
+    prob_NQ = up_NQ * down_NQ * -np.expm1(t_N1 * (lower_N1 - upper_N1))
     lapsed_NQ = (1 - lapse_N1) * prob_NQ + lapse_N1 / table.n_levels
 
     of_pair_IN = sparse.csr_array((table.weight_N, (table.pair_N, np.arange(len(r)))))
@@ -158,8 +160,8 @@ def pieces(theta: Floats, table: Table) -> Pieces:
     posterior_IQ = np.exp(joint_IQ - loglik_I[:, None])
 
     share_NQ = posterior_IQ[table.pair_N] * table.weight_N[:, None] / lapsed_NQ
-    slope_high_NQ = _slope(t_N1 * upper_N1 - eta_NQ) * (1 - lapse_N1) * share_NQ
-    slope_low_NQ = _slope(t_N1 * lower_N1 - eta_NQ) * (1 - lapse_N1) * share_NQ
+    slope_high_NQ = up_NQ * (1 - up_NQ) * (1 - lapse_N1) * share_NQ
+    slope_low_NQ = down_NQ * (1 - down_NQ) * (1 - lapse_N1) * share_NQ
     by_eta_NQ = slope_low_NQ - slope_high_NQ
     by_eta_N, by_a_N = by_eta_NQ.sum(1), table.side_N * (by_eta_NQ * delta_NQ).sum(1)
     high_N, low_N = slope_high_NQ.sum(1) * t_N1[:, 0], slope_low_NQ.sum(1) * t_N1[:, 0]
@@ -171,10 +173,6 @@ def pieces(theta: Floats, table: Table) -> Pieces:
     by_covariate_N = a_N * table.side_N * x_N * by_eta_N
     common_NC = np.column_stack([by_covariate_N, by_gap_NJ])
     return Pieces(loglik_I, posterior_IQ, common_NC, rater_NP)
-
-
-def _slope(x: Floats) -> Floats:
-    return expit(x) * expit(-x)
 
 
 def _by_gaps(high_N: Floats, low_N: Floats, table: Table) -> Floats:
