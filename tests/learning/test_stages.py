@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def test_the_loss_falls_from_a_random_head_too(world: Path, tmp_path: Path) -> N
     reward.run(reward_config(world, tmp_path, probe_penalty=None), QUIET)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").open()]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_rule_is_learned_and_used_at_any_precision(world: Path, tmp_path: Path, dtype: str) -> None:
+    result = reward.run(reward_config(world, tmp_path / "reward", dtype=dtype), QUIET)
+    assert result["card"]["accuracy"]["value"] > 0.9
+    config = ppo_config(world, tmp_path / "reward", tmp_path / "ppo", iterations=1, dtype=dtype)
+    assert math.isfinite(online.run(config, QUIET)["score_last"])
 
 
 def test_rows_in_any_order_are_the_same_comparisons() -> None:

@@ -30,17 +30,26 @@ def pooled_size(pooling: str, hidden_size: int) -> int:
     return hidden_size * (1 + pooling.count("+"))
 
 
-class ScalarHead(nn.Module):
-    """h -> w.h + b, with w from N(0, 1/(D+1)) as in Stiennon et al. 2020 and Huang et al. 2024 (N+)."""
+def head_dtype(trunk: torch.dtype) -> torch.dtype:
+    """What a head on this trunk computes in: a sum over D in bfloat16 could not tell two answers apart."""
+    return torch.promote_types(trunk, torch.float32)
 
-    def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
+
+class ScalarHead(nn.Module):
+    """h -> w.h + b, with w from N(0, 1/(D+1)) as in Stiennon et al. 2020 and Huang et al. 2024 (N+).
+
+    It computes in its own dtype, whatever that of the hidden states is.
+    """
+
+    def __init__(self, hidden_size: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(hidden_size, generator=generator) / math.sqrt(hidden_size + 1))
-        self.bias = nn.Parameter(torch.zeros(()))
+        weight_D = torch.randn(hidden_size, generator=generator) / math.sqrt(hidden_size + 1)
+        self.weight = nn.Parameter(weight_D.to(dtype))
+        self.bias = nn.Parameter(torch.zeros((), dtype=dtype))
 
     def forward(self, hidden_FD: Tensor) -> Tensor:
-        return hidden_FD @ self.weight + self.bias
+        return hidden_FD.to(self.weight.dtype) @ self.weight + self.bias
 
 
 class ValueHead(nn.Module):
@@ -50,7 +59,9 @@ class ValueHead(nn.Module):
     features the reward head, made for the last token, reads nonsense from the others (see docs/decisions.md).
     """
 
-    def __init__(self, hidden_size: int, *, width: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self, hidden_size: int, *, width: int = 256, seed: int = 0, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.inner = nn.Linear(hidden_size, width)
@@ -61,7 +72,9 @@ class ValueHead(nn.Module):
             self.inner.bias.zero_()
             self.outer.weight.zero_()
             self.outer.bias.zero_()
+        self.to(dtype)
 
     def forward(self, hidden_FD: Tensor) -> Tensor:
-        value_F: Tensor = self.outer(torch.tanh(self.inner(self.norm(hidden_FD)))).squeeze(-1)
+        normed_FD = self.norm(hidden_FD.to(self.inner.weight.dtype))
+        value_F: Tensor = self.outer(torch.tanh(self.inner(normed_FD))).squeeze(-1)
         return value_F

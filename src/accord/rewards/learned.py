@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -76,8 +77,12 @@ def load_trunk_reward(folder: Path, trunk: Trunk, hidden_size: int, *, number: i
         with safe_open(folder / "head.safetensors", "pt") as file:
             metadata = file.metadata() or {}
             layers, pooling = metadata.get("layers"), metadata.get("pooling", "last")
-            head = ScalarHead(pooled_size(pooling, hidden_size))
-            head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with trunk.use(None) as model:
+            dtypes = [model.dtype, *(tensor.dtype for tensor in tensors.values())]
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
+        head = ScalarHead(pooled_size(pooling, hidden_size), dtype=dtype)
+        head.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}/head.safetensors: the reward head cannot be read ({error})") from error
     trunk.load(adapter, folder)

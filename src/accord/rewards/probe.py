@@ -17,7 +17,7 @@ from accord.models.heads import ScalarHead
 def fit_probe(
     hidden_CD: Tensor, a_P: Tensor, b_P: Tensor, label_P: Tensor, weight_P: Tensor, *, penalty: float
 ) -> Tensor:
-    """Weights (D,) that minimise the Bradley-Terry loss with a ridge on standardised hidden states.
+    """Weights (D,), in float64, that minimise the Bradley-Terry loss with a ridge on standardised hidden states.
 
     C answers, P comparisons of answer `a_P` with answer `b_P`; `label_P` is P(a is better). The problem is
     convex, so L-BFGS finds the one optimum.
@@ -38,11 +38,12 @@ def fit_probe(
         return value
 
     solver.step(loss)  # type: ignore[no-untyped-call]
-    return (weight_D.detach() / scale_D).float()
+    return weight_D.detach() / scale_D
 
 
 @torch.no_grad()
 def start_head(head: ScalarHead, weight_D: Tensor, hidden_CD: Tensor) -> None:
     """Put the probe into the head, with the mean score of these answers at 0."""
     head.weight.copy_(weight_D.to(head.weight))
-    head.bias.copy_(-(hidden_CD @ head.weight).mean())
+    head.bias.zero_()
+    head.bias.copy_(-head(hidden_CD).mean())

@@ -38,7 +38,7 @@ from accord.stages.common import (
     write_json,
 )
 from accord.stages.pairs import Judged, Pair, Verdict, read_pairs, read_verdicts, split_by_prompt
-from accord.stages.reference import answer_logps, reference_logps, weights_hash
+from accord.stages.reference import answer_logps, reference_logps, start_tolerance, weights_hash
 from accord.training.engine import Engine, ParameterGroup
 from accord.training.run import Metrics, Run, run_steps
 
@@ -84,7 +84,7 @@ class Offline:
         def loss(part: Part) -> Terms:
             logps_C, tokens_C = answer_logps(self.bench, POLICY, part[0])
             if number == 0 and self.config.reference:
-                check_start(part[1], logps_C.detach(), tokens_C)
+                check_start(part[1], logps_C.detach(), tokens_C, start_tolerance(self.bench))
             return terms(self.config, part[1], logps_C, tokens_C, baseline)
 
         weight, progress = sum(row.judged.weight for row in rows), (number + 0.5) / self.steps
@@ -285,11 +285,11 @@ def check_balance(config: KtoConfig, verdicts: Sequence[Verdict], console: Conso
         )
 
 
-def check_start(rows: Sequence[Row], logps_C: Tensor, tokens_C: Tensor) -> None:
+def check_start(rows: Sequence[Row], logps_C: Tensor, tokens_C: Tensor, tolerance: float) -> None:
     """Before the first step the policy is its reference. Raises NumericsError when it is not, to rounding."""
     ref_C = torch.cat([row.ref_logps_C for row in rows]).to(logps_C)
     gap = float(((logps_C - ref_C).abs() / tokens_C).max())
-    if not gap <= (1e-3 if logps_C.dtype in (torch.float32, torch.float64) else 0.2):
+    if not gap <= tolerance:
         raise NumericsError(
             f"at step 0 the policy differs from its reference by {gap:.2e} nats a token; delete "
             "reference.safetensors in the output folder if it was copied there, else this is a defect"

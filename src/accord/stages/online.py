@@ -24,7 +24,7 @@ from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
 from accord.errors import NumericsError
-from accord.models.heads import ValueHead
+from accord.models.heads import ValueHead, head_dtype
 from accord.objectives.ppo import explained_variance, ramped_target, update_kl_coef
 from accord.objectives.ptx import ptx_loss
 from accord.records import Group, Prompt, Sampling, Terms
@@ -42,6 +42,7 @@ from accord.stages.common import (
 )
 from accord.stages.critic import Critic
 from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check
+from accord.stages.reference import start_tolerance
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, selected, summarise
 from accord.stages.scorers import code_hashes, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
@@ -179,7 +180,7 @@ class Online:
     def check_first(self, row: Metrics) -> None:
         """The very first step starts from the policy that sampled: its ratio is 1, its margin 0."""
         name, value = self.method.start
-        if abs(row[name] - value) > 1e-3:
+        if not abs(row[name] - value) <= start_tolerance(self.bench):
             raise NumericsError(f"at the first update {name} is {row[name]:.6f}, not {value:g}")
 
     # The engines' state together, for checkpoints.
@@ -275,7 +276,11 @@ def build(
     policy = {POLICY: ParameterGroup(bench.trunk.parameters(POLICY), config.optim.learning_rate)}
     critic = None
     if isinstance(config, PpoConfig):
-        head = ValueHead(bench.hidden_size, seed=mix_seed(config.seed, 5))
+        head = ValueHead(
+            bench.hidden_size,
+            seed=mix_seed(config.seed, 5),
+            dtype=head_dtype(bench.loaded.model.dtype),
+        )
         parameters = {"critic": ParameterGroup(dict(head.named_parameters()), config.critic_learning_rate)}
         critic = Critic(config, head, None if config.critic == "policy" else Engine(parameters, config.optim))
         policy |= parameters if critic.engine is None else {}

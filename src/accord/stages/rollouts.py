@@ -26,6 +26,7 @@ from accord.records import Group
 from accord.rewards.scorer import Scorer
 from accord.stages.common import Bench
 from accord.stages.critic import Critic
+from accord.stages.reference import start_tolerance
 from accord.training.run import Metrics
 
 POLICY = "policy"
@@ -177,8 +178,7 @@ class Passes:
                 f"at step 0 the policy differs from its reference by {drift:.2e} nats in a token"
             )
         gap = float(((logps_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
-        tolerance = 1e-3 if logps_CT.dtype in (torch.float32, torch.float64) else 0.2
-        if gap > tolerance:
+        if not gap <= start_tolerance(self.bench):
             raise NumericsError(
                 f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token"
             )

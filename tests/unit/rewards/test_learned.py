@@ -11,8 +11,9 @@ from accord.config import Lora
 from accord.data.batches import collate
 from accord.data.render import Encoded
 from accord.models.adapters import Trunk
-from accord.models.heads import ScalarHead, pooled_size
+from accord.models.heads import ScalarHead, head_dtype, pooled_size
 from accord.rewards.learned import ADAPTER, TrunkReward, load_trunk_reward
+from accord.rewards.probe import start_head
 from tiny import tiny_llama
 
 BATCH = collate([Encoded((1, 2, 3), ((4, 5, 6, 7), (8, 9)))])
@@ -33,6 +34,26 @@ def test_a_saved_reward_model_scores_the_same(tmp_path: Path, layers: int | None
         assert torch.equal(loaded.forward(BATCH).scores_C, reward.forward(BATCH).scores_C)
         other = TrunkReward(loaded.trunk, loaded.head, pooling, 1 if layers else 2)
         assert not torch.allclose(other.forward(BATCH).scores_C, reward.forward(BATCH).scores_C)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_head_computes_in_float32_or_wider(tmp_path: Path, dtype: torch.dtype) -> None:
+    wide = torch.promote_types(dtype, torch.float32)
+    trunk = Trunk(tiny_llama().to(dtype))
+    trunk.add(ADAPTER, Lora(r=2), seed=0)
+    reward = TrunkReward(trunk, ScalarHead(32, seed=2, dtype=head_dtype(dtype)))
+    hidden_CD = torch.randn(5, 32, generator=torch.Generator().manual_seed(3)).to(dtype)
+    start_head(reward.head, torch.ones(32, dtype=torch.float64), hidden_CD)
+    assert reward.head(hidden_CD).dtype == reward.head.weight.dtype == wide
+    expected_C = hidden_CD.double().sum(1) - hidden_CD.double().sum(1).mean()
+    torch.testing.assert_close(reward.head(hidden_CD).double(), expected_C, rtol=0, atol=1e-5)
+    reward.save(tmp_path)
+    for other in (torch.float32, dtype):
+        loaded = load_trunk_reward(tmp_path, Trunk(tiny_llama().to(other)), 32)
+        assert torch.equal(loaded.head.weight, reward.head.weight)
+        assert loaded.forward(BATCH).scores_C.dtype == wide
+    with torch.no_grad():
+        assert torch.equal(loaded.forward(BATCH).scores_C, reward.forward(BATCH).scores_C)
 
 
 def test_what_the_head_reads_is_the_answers_own_states() -> None:
