@@ -25,9 +25,9 @@ import accord
 from accord.training.run import peak_rss_gb
 
 LORA = {"r": 16, "alpha": 32, "layers": 0.5}
-ANSWERS = 448  # an epoch of the offline methods has 126 prompts with six answers each
+ANSWERS = 448  # an epoch of the offline methods has 150 prompts with six answers each
 OFFLINE = {
-    "epochs": ANSWERS / (126 * 6),
+    "epochs": ANSWERS / (150 * 6),
     "batch_size": 2,
     "held_out": 0.0,
     "lora": LORA,
