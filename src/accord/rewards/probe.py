@@ -17,7 +17,7 @@ from accord.models.heads import ScalarHead
 def fit_probe(
     hidden_CD: Tensor, a_P: Tensor, b_P: Tensor, label_P: Tensor, weight_P: Tensor, *, penalty: float
 ) -> Tensor:
-    """Weights (D,), in float64, that minimise the Bradley-Terry loss with a ridge on standardised hidden states.
+    """Float64 weights (D,) that minimise the Bradley-Terry loss with a ridge on standardised hidden states.
 
     C answers, P comparisons of answer `a_P` with answer `b_P`; `label_P` is P(a is better). The problem is
     convex, so L-BFGS finds the one optimum.
