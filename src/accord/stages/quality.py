@@ -53,12 +53,12 @@ def read_facts(source: str) -> Facts:
                 judgements = lineage.release_judgements(connection, release)
             else:
                 judgements = judging.read_judgements(connection)
-            return _facts(connection, judgements)
+            return facts_of(connection, judgements)
     finally:
         database.engine.dispose()
 
 
-def _facts(connection: Connection, judgements: Sequence[Judgement]) -> Facts:
+def facts_of(connection: Connection, judgements: Sequence[Judgement]) -> Facts:
     told, answer, known = schema.judgement.c, schema.completion.c, team_schema.gold.c
     times: dict[str, str] = {}
     for some in chunks(judged.id for judged in judgements):
