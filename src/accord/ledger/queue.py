@@ -254,14 +254,14 @@ def lease(
 
 
 def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
-    """The items that this rater holds already, oldest first; their leases run `seconds` from now."""
+    """The items that this rater holds already, in the order they came; their leases run `seconds` from now."""
     expire(connection, now)
     mine = (assignment.c.annotator_id == rater.id) & (assignment.c.state == "leased")
     of_project = assignment.c.item_id.in_(
         select(project_item.c.item_id).where(project_item.c.project_id == project)
     )
-    found = select(assignment.c.id).where(mine, of_project)
-    found = found.order_by(assignment.c.leased_at, assignment.c.id)
+    found = select(assignment.c.id).join(item).where(mine, of_project)
+    found = found.order_by(assignment.c.leased_at, item.c.seq)
     ids = connection.execute(found).scalars().all()
     renewed = update(assignment).where(assignment.c.id.in_(ids))
     connection.execute(renewed.values(lease_expires_at=later(now, seconds)))
