@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import socket
 import threading
 import time
@@ -10,16 +11,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
 import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page
 from sqlalchemy import Connection
 
-from accord.ledger import Ledger, accounts, answers, projects, queue
+from accord.ledger import Ledger, accounts, answers, judging, projects, queue
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
-from accord.records import Completion, Group, Prompt, Question, Sampling
+from accord.records import Completion, Group, Judgement, Prompt, Question, Sampling
 from accord.scenarios.shop import load_scenario
 from accord.web.app import make_app, set_up_url
 from accord.web.auth import Site
@@ -33,27 +36,43 @@ FORM = DEFAULT_FORM | {"attributes": ["helpful", "honest"]}
 RICH = (
     (
         "Which of your watches should I take for a week in the mountains? A short comparison, please.",
-        "Two of them last a week:\n\n| | Halden Sport | Skerry 2 |\n|---|---|---|\n| Battery | 9 days | 5 days |\n"
-        "| GPS | yes | no |\n| Price | 249 € | 189 € |\n\nFor the mountains I would take the **Halden Sport**: it "
-        "finds its way without a phone. Will you be out for more than a day at a time?",
-        "You will love both of them! They are the best watches that money can buy, and our customers tell us "
-        "so every day. Take the one whose colour you like best.",
+        """Two of them last a week:
+
+| | Halden Sport | Skerry 2 |
+|---|---|---|
+| Battery | 9 days | 5 days |
+| GPS | yes | no |
+| Price | 249 € | 189 € |
+
+For the mountains I would take the **Halden Sport**: it finds its way without a phone. Will you be out for
+more than a day at a time?""",
+        """You will love both of them! They are the best watches that money can buy, and our customers tell
+us so every day. Take the one whose colour you like best.""",
     ),
     (
         "How do I export the watch's data to a spreadsheet? I know a little Python.",
-        "Connect the watch, then:\n\n```python\nimport csv\nfrom pathlib import Path\n\nrows = "
-        'csv.reader(Path("/media/watch/track.csv").open())\nfor when, heart_rate, steps in rows:\n    '
-        "print(when, heart_rate, steps)\n```\n\nEach line is one minute. `heart_rate` is empty while the watch "
-        "lies on the table.",
-        "1. Connect the watch with its cable.\n2. Open the folder `watch`.\n3. Double-click `track.csv`; a "
-        "spreadsheet opens.\n\nThere is no need for Python. Which programme do you use?",
+        """Connect the watch, then:
+
+```python
+import csv
+
+for when, heart_rate, steps in csv.reader(open("/media/watch/track.csv")):
+    print(when, heart_rate, steps)
+```
+
+Each line is one minute. `heart_rate` is empty while the watch lies on the table.""",
+        """1. Connect the watch with its cable.
+2. Open the folder `watch`.
+3. Double-click `track.csv`; a spreadsheet opens.
+
+There is no need for Python. Which programme do you use?""",
     ),
     (
         "هل الساعة مقاومة للماء؟",
         "نعم، يمكنك السباحة بها حتى عمق 50 مترًا. أما الغوص فلا ننصح به. هل تسبح كثيرًا؟",
         "نعم.",
     ),
-)  # fmt: skip
+)
 RATERS = MappingProxyType(
     {"ines": 0.95, "jonas": 0.85, "amara": 0.9, "piet": 0.55}
 )  # how often each is right
@@ -67,7 +86,7 @@ def shop_questions() -> list[Question]:
     made = []
     for groups in of_product.values():
         ranked = sorted(groups, key=lambda group: -len(group.completions[0].text))
-        for better, worse in zip(ranked, ranked[1:], strict=False):
+        for better, worse in pairwise(ranked):
             made.append(_question(better.prompt, better.completions[0].text, worse.completions[0].text))
     rich = [_question(Prompt.of(asked), better, worse) for asked, better, worse in RICH]
     return [*rich, *made[:29]]
@@ -139,7 +158,8 @@ def _judge(
             comment="The price is not in the catalogue." if i % 7 == 3 else "",
             flags=((), ("false",)) if i % 5 == 1 else ((), ()),
         )
-        when = f"2026-11-{rng.choice((17, 18, 18, 19, 20, 20, 20))}T{rng.randrange(8, 18):02d}:{i:02d}:00.000000Z"
+        day, hour = rng.choice((17, 18, 18, 19, 20, 20, 20)), rng.randrange(8, 18)
+        when = f"2026-11-{day}T{hour:02d}:{i:02d}:00.000000Z"
         answers.record(
             connection, each.id, shown, beside, seconds=round(rng.lognormvariate(2.9, 0.5), 1),
             idempotency_key=f"{account}-{i}", revises=None, now=when,
@@ -176,3 +196,83 @@ def serving(path: Path, port: int = 0) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+# ------------------------------------------------------------------------------------------- the browser
+
+
+class Visitor:
+    """A browser of one person. Whatever goes wrong in its pages is kept in `problems`."""
+
+    def __init__(self, context: BrowserContext, served: Served, shop: Shop) -> None:
+        self.context, self.served, self.shop = context, served, shop
+        self.problems: list[str] = []
+        self.tolerated: list[str] = []
+        context.set_default_timeout(30_000)
+        context.on("page", self._watch)
+
+    def _watch(self, page: Page) -> None:
+        page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on(
+            "dialog", lambda dialog: (self.problems.append(dialog.message or dialog.type), dialog.accept())
+        )
+        page.on("request", lambda r: None if self._is_ours(r.url) else self.problems.append(r.url))
+
+    def _is_ours(self, url: str) -> bool:
+        return url.startswith((self.served.url + "/", f"blob:{self.served.url}/"))
+
+    def tolerate(self, *words: str) -> None:
+        """Problems with one of these words in them are meant to happen."""
+        self.tolerated += words
+
+    def unexpected(self) -> list[str]:
+        return [p for p in self.problems if not any(words in p for words in self.tolerated)]
+
+    def open(self, path: str) -> Page:
+        page = self.context.new_page()
+        page.goto(self.served.url + path)
+        return page
+
+    def in_project(self, name: str) -> Page:
+        return self.open(f"/projects/{self.shop.project}/{name}")
+
+    def judge(self) -> Page:
+        """The page where people judge, with the guideline read."""
+        page = self.in_project("judge")
+        page.locator("#guideline").wait_for()
+        page.keyboard.press("Escape")
+        return page
+
+    def judgements(self) -> list[Judgement]:
+        """What `rater` has answered, as the ledger has it, in the order of submission; revised ones too."""
+        with self.served.site.ledger.reading() as connection:
+            found, _ = accounts.by_login(connection, "rater") or (None, "")
+            assert found is not None
+            every = judging.read_judgements(connection, include_superseded=True)
+            return [judged for judged in every if judged.rater == found.pseudonym]
+
+
+Browse = Callable[..., Visitor]
+
+
+@contextmanager
+def browsers(chromium: Browser, shop: Shop, folder: Path) -> Iterator[Browse]:
+    """Browsers that see one server over a copy, in `folder`, of the shop. Asserts that nothing went wrong."""
+    path = folder / "ledger.sqlite"
+    shutil.copyfile(shop.path, path)
+    everybody: list[Visitor] = []
+    with serving(path) as served:
+
+        def make(who: str = "", **options: object) -> Visitor:
+            context = chromium.new_context(**options)  # type: ignore[arg-type]
+            if who:
+                token = shop.sessions[who]
+                context.add_cookies([{"name": served.cookie("session"), "value": token, "url": served.url}])
+            everybody.append(Visitor(context, served, shop))
+            return everybody[-1]
+
+        yield make
+        for visitor in everybody:
+            visitor.context.close()
+    assert [visitor.unexpected() for visitor in everybody] == [[] for _ in everybody]

@@ -204,7 +204,10 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
             }
             for shown in told["answers"]
         ],
-        "guideline": {"n": numbers.get(guideline["id"]), "html": str(render_text(guideline["text"], wrapped=True))},
+        "guideline": {
+            "n": numbers.get(guideline["id"]),
+            "html": str(render_text(guideline["text"], wrapped=True)),
+        },
         "revisions": [
             row | {"strength_text": strength_text(strengths[row["id"]])} for row in told["revisions"]
         ],

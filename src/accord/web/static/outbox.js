@@ -3,6 +3,14 @@
 
 import { ApiError, api } from "./core.js";
 
+// Some seconds, or until the network is said to be back.
+function rest(seconds) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    addEventListener("online", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}
+
 export class Outbox {
   // tell(state, detail): "late" while the server cannot be reached, "saved", or "refused" with an error.
   constructor(name, tell) {
@@ -12,6 +20,7 @@ export class Outbox {
     } catch {
       this.waiting = [];
     }
+    document.body.dataset.unsent = this.waiting.length;
   }
 
   push(path, body) {
@@ -21,6 +30,7 @@ export class Outbox {
   }
 
   keep() {
+    document.body.dataset.unsent = this.waiting.length;
     sessionStorage.setItem(this.name, JSON.stringify(this.waiting));
   }
 
@@ -47,7 +57,7 @@ export class Outbox {
           this.done(() => this.tell("refused", error));
         } else {
           this.tell("late", error);
-          await new Promise((resolve) => setTimeout(resolve, 1000 * Math.max(error.retryAfter || 0, pause)));
+          await rest(Math.max(error.retryAfter || 0, pause));
           pause = Math.min(pause * 2, 30);
         }
       }

@@ -115,6 +115,6 @@ export function stopwatch(idle = 30_000) {
   document.addEventListener("visibilitychange", () => (document.hidden ? step() : (last = performance.now())));
   return {
     restart: (from = 0) => ((spent = from), (last = performance.now())),
-    seconds: () => (step(), Math.min(86_400, Math.round(spent / 100) / 10)),
+    seconds: () => (step(), Math.min(86_400, Math.round(spent / 10) / 100)),
   };
 }
