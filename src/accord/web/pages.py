@@ -202,8 +202,7 @@ def login(
         response = page(
             request, "login.html", status=error.status, error=error.message, login=login, next=_within(next)
         )
-        if error.retry_after:
-            response.headers["Retry-After"] = str(int(error.retry_after) + 1)
+        response.headers.update(error.headers)
         return response
     with site.ledger.writing() as connection:
         return _enter(request, connection, account.id, next)
