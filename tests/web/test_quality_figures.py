@@ -111,7 +111,7 @@ def test_planted_faults_are_seen(ledger: Ledger) -> None:
     assert any(w.startswith("speed: ") for w in found["blind"]["warnings"])
     assert not any(found[name]["warnings"] for name in ("ann", "bob", "cyd"))
     skill = {name: by_key(rater["figures"])["skill"]["value"] for name, rater in found.items()}
-    assert min(skill["ann"], skill["bob"], skill["cyd"]) > 0.8 > skill["blind"]
+    assert min(skill["ann"], skill["bob"], skill["cyd"]) > 0.7 > skill["blind"]
 
 
 def test_every_figure_has_its_meaning_or_says_why_not(ledger: Ledger) -> None:
