@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from accord.config.presets import over_defaults
 
 
 class Settings(BaseModel):
@@ -56,6 +58,21 @@ class Stage(Settings):
     seed: int = SEED
     checkpoint_every: int = Field(10, gt=0, description="steps between checkpoints")
     dtype: Dtype = DTYPE
+
+
+class Method(Stage):
+    """What every method has that improves a policy. Settings that are given beat those of `like`."""
+
+    method: ClassVar[str]  # the command's name
+
+    like: str | None = Field(
+        None, description="start from the defaults of trl, openrlhf or n+ instead (docs/presets.md)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, values: Any) -> Any:
+        return over_defaults(cls, values) if isinstance(values, dict) and values.get("like") else values
 
 
 class RewardPart(Settings):

@@ -6,17 +6,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from accord.config.base import MODEL, SAVE, STRICT, Lora, Optim, Stage
+from accord.config.base import MODEL, SAVE, STRICT, Lora, Method, Optim
 
 MARGIN_COEF: float = Field(0.0, ge=0, description="times the row's margin, inside the sigmoid (ODPO)")
 WRONG_LABELS: float = Field(0.1, ge=0, lt=0.5, description="share of labels taken to be wrong")
 SMOOTHING: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be wrong")
 
 
-class OfflineConfig(Stage):
+class OfflineConfig(Method):
     """What every offline method has."""
 
-    method: ClassVar[str]  # the command's name
     reference: ClassVar[bool] = True  # whether the policy is held to the model it starts from
 
     model: str = MODEL

@@ -18,10 +18,10 @@ from accord.config.base import (
     TOP_P,
     Dtype,
     Lora,
+    Method,
     Optim,
     RewardSource,
     Settings,
-    Stage,
 )
 
 REWARD_MODEL: RewardSource = Field(
@@ -51,7 +51,7 @@ class KlControl(Settings):
     )
 
 
-class OnlineConfig(Stage):
+class OnlineConfig(Method):
     """What every method has that samples, scores and updates in turn."""
 
     model: str = MODEL
@@ -80,6 +80,7 @@ class OnlineConfig(Stage):
 class PpoConfig(OnlineConfig):
     """Proximal policy optimisation against a reward model (Schulman 2017; Ouyang 2022; Huang 2024)."""
 
+    method = "ppo"
     clip_range: float = CLIP_RANGE
     value_clip_range: float = Field(0.2, gt=0, description="of the critic's change")
     gamma: float = GAMMA
@@ -103,6 +104,7 @@ class PpoConfig(OnlineConfig):
 class GrpoConfig(OnlineConfig):
     """Group relative policy optimisation (Shao 2024), with the switches of Dr. GRPO, DAPO and GSPO."""
 
+    method = "grpo"
     k: int = GROUP
     epsilon: float = Field(0.2, gt=0, description="how far below 1 the ratio may fall with profit")
     epsilon_high: float | None = Field(
@@ -137,6 +139,7 @@ class GrpoConfig(OnlineConfig):
 class RlooConfig(OnlineConfig):
     """REINFORCE with a leave-one-out baseline, a whole answer being one action (Ahmadian 2024)."""
 
+    method = "rloo"
     k: int = Field(4, ge=2, description="answers per prompt, to be compared with one another")
     epochs: int = Field(1, gt=0, description="passes over each iteration's answers")
     clip_range: float = Field(0.2, gt=0, description="of the probability ratio of a whole answer")
@@ -148,6 +151,7 @@ class RlooConfig(OnlineConfig):
 class ReinforcePlusPlusConfig(OnlineConfig):
     """REINFORCE++: rewards still to come, whitened over the batch, with PPO's clip (Hu 2025)."""
 
+    method = "reinforce++"
     baseline: Literal["none", "group"] = Field(
         "none", description="group: first compare each score with its siblings' mean"
     )
@@ -161,6 +165,7 @@ class ReinforcePlusPlusConfig(OnlineConfig):
 class OnlineDpoConfig(OnlineConfig):
     """DPO on the policy's own best and worst answers by the reward (Guo 2024; Dong 2024)."""
 
+    method = "online-dpo"
     k: int = Field(4, ge=2, description="answers per prompt; the best and the worst are compared")
     epochs: int = Field(1, gt=0, description="passes over each iteration's pairs")
     beta: float = Field(0.1, gt=0, description="DPO's β: the KL coefficient of what it optimises")
@@ -169,6 +174,7 @@ class OnlineDpoConfig(OnlineConfig):
 class XpoConfig(OnlineConfig):
     """Online DPO that explores: answers of policy and reference compared, and optimism (Xie 2024)."""
 
+    method = "xpo"
     k: int = Field(2, gt=0, description="answers per prompt of the policy, and as many of the reference")
     epochs: int = Field(1, gt=0, description="passes over each iteration's pairs")
     beta: float = Field(0.1, gt=0, description="DPO's β: the KL coefficient of what it optimises")

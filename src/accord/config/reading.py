@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from accord.config.presets import over_defaults
 from accord.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
@@ -28,7 +29,7 @@ def read_config(schema: type[S], path: Path | None = None, flags: Sequence[str] 
     for dotted, value in flag_values.items():
         _set(values, dotted, value)
     try:
-        return schema.model_validate(_over_defaults(schema, values))
+        return schema.model_validate(over_defaults(schema, values))
     except ValidationError as error:
         raise ConfigError(_explain(error, schema, path, lines, flag_values)) from None
 
@@ -39,20 +40,9 @@ def with_overrides(schema: type[S], section: str, values: Mapping[str, Any], **f
     if clash:
         raise ConfigError(f"{section}.{clash[0]} is decided by the loop and cannot be set; remove it")
     try:
-        return schema.model_validate(_over_defaults(schema, {**values, **fixed}))
+        return schema.model_validate(over_defaults(schema, {**values, **fixed}))
     except ValidationError as error:
         raise ConfigError(_explain(error, schema, None, {}, {}, prefix=f"{section}.")) from None
-
-
-def _over_defaults(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with every section that is given in part completed from the schema's own default for it,
-    so that `--optim.learning_rate` alone leaves a stage's other optimiser settings as they are."""
-    merged = dict(values)
-    for name, field in schema.model_fields.items():
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
-        if isinstance(default, BaseModel) and isinstance(merged.get(name), Mapping):
-            merged[name] = {**default.model_dump(), **merged[name]}
-    return merged
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
