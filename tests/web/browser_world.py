@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request
 from sqlalchemy import Connection
 
 from accord.ledger import Ledger, accounts, answers, judging, projects, queue
@@ -87,12 +87,12 @@ def shop_questions() -> list[Question]:
     for groups in of_product.values():
         ranked = sorted(groups, key=lambda group: -len(group.completions[0].text))
         for better, worse in pairwise(ranked):
-            made.append(_question(better.prompt, better.completions[0].text, worse.completions[0].text))
-    rich = [_question(Prompt.of(asked), better, worse) for asked, better, worse in RICH]
+            made.append(question(better.prompt, better.completions[0].text, worse.completions[0].text))
+    rich = [question(Prompt.of(asked), better, worse) for asked, better, worse in RICH]
     return [*rich, *made[:29]]
 
 
-def _question(prompt: Prompt, *texts: str) -> Question:
+def question(prompt: Prompt, *texts: str) -> Question:
     drawn = [
         Completion(prompt.id, text, policy_version=f"shop-ppo-{i}", sampling=Sampling(seed=i))
         for i, text in enumerate(texts)
@@ -212,15 +212,22 @@ class Visitor:
         context.on("page", self._watch)
 
     def _watch(self, page: Page) -> None:
-        page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", self._read)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on(
-            "dialog", lambda dialog: (self.problems.append(dialog.message or dialog.type), dialog.accept())
-        )
-        page.on("request", lambda r: None if self._is_ours(r.url) else self.problems.append(r.url))
+        page.on("dialog", self._close)
+        page.on("request", self._follow)
 
-    def _is_ours(self, url: str) -> bool:
-        return url.startswith((self.served.url + "/", f"blob:{self.served.url}/"))
+    def _read(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(message.text)
+
+    def _close(self, dialog: Dialog) -> None:
+        self.problems.append(dialog.message or dialog.type)
+        dialog.accept()
+
+    def _follow(self, request: Request) -> None:
+        if not request.url.startswith((self.served.url + "/", f"blob:{self.served.url}/")):
+            self.problems.append(request.url)
 
     def tolerate(self, *words: str) -> None:
         """Problems with one of these words in them are meant to happen."""
@@ -275,4 +282,5 @@ def browsers(chromium: Browser, shop: Shop, folder: Path) -> Iterator[Browse]:
         yield make
         for visitor in everybody:
             visitor.context.close()
-    assert [visitor.unexpected() for visitor in everybody] == [[] for _ in everybody]
+    wrong = [problem for visitor in everybody for problem in visitor.unexpected()]
+    assert not wrong, wrong

@@ -273,7 +273,7 @@ setInterval(() => {
 for (const { path } of outbox.waiting) done.add(path.split("/")[4]);
 take(JSON.parse($("boot").textContent));
 outbox.flush();
-if (queue.length < WANT) refill();
+if (queue.length < WANT && page.dataset.state !== "paused") refill();
 if (localStorage.getItem(`accord-read-${project}`) !== page.dataset.guidelineId) {
   $("guideline-new").hidden = false;
   readGuideline(true);
