@@ -14,6 +14,7 @@ from web.access import ACCESS, ADMIN, ANYONE, API, IN, SIGNED_IN, Access, addres
 from web.conftest import Visits
 from web.world import WHO, Objects, Visit, World
 
+PAGES = sorted(r for r, a in ACCESS.items() if r.startswith("GET") and not a.tokens and a.who is not ANYONE)
 OF_A_PROJECT = sorted(route for route in ACCESS if "_id}" in route and "/account/" not in route)
 
 
@@ -106,9 +107,7 @@ def test_a_token_may_no_more_than_its_account(visit: Visits, world: World, route
     assert outcome(response, access) == access.who[who], response.text[:300]
 
 
-@pytest.mark.parametrize(
-    "route", sorted(r for r, a in ACCESS.items() if not a.tokens and a.who is not ANYONE)
-)
+@pytest.mark.parametrize("route", PAGES)
 def test_pages_take_no_tokens(visit: Visits, world: World, route: str) -> None:
     access = ACCESS[route]
     response = ask(visit("admin", by="token"), route, access, world.mine)
