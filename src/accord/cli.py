@@ -399,12 +399,13 @@ def serve(
     admin_link: Annotated[
         bool, typer.Option("--admin-link", help="print a link that makes another administrator")
     ] = False,
+    runs: Annotated[Path | None, typer.Option(help="folder whose runs of the loop are shown live")] = None,
 ) -> None:
     """Serve the annotation app, in which people judge."""
     from accord.web.server import serve as run
 
     say = partial(print, flush=True)  # whoever waits for the link may read it through a pipe
-    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=say)
+    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=say, runs=runs)
 
 
 Ledgers = Annotated[str, typer.Option(help="ledger file or URL")]

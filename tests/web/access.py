@@ -35,6 +35,9 @@ MANAGE = _only("owner", "manager")
 HOLDER: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401, "rater": IN}  # not even an administrator
 # whoever may judge, but only the rater has an answer that can be undone
 ANSWERED: Expected = JUDGE | dict.fromkeys(("admin", "owner", "manager", "adjudicator"), 404)
+# runs are of no project: whoever sees the quality of some project sees them
+RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "outsider": IN}
+NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
 NOTHING: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401}  # objects that this account does not have
 
 
@@ -77,6 +80,10 @@ ACCESS: dict[str, Access] = {
     f"GET {P}/judgements/{{judgement_id}}": page(MANAGE),
     f"GET {P}/settings": page(MANAGE),
     "GET /static/{file}": page(ANYONE),
+    "GET /runs": page(RUNS),
+    "GET /runs/{run}": page(NO_RUN),
+    f"GET {API}/runs": Access(RUNS, None, "read"),
+    f"GET {API}/runs/{{run}}": Access(NO_RUN, None, "read"),
     # judging
     f"POST {API}{P}/lease": Access(JUDGE, {"want": 1}, "judge"),
     f"POST {API}/assignments/{{assignment_id}}/judgement": Access(HOLDER, JUDGEMENT, "judge"),
@@ -141,5 +148,6 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "token": "no-such-token",
         "format": "judgements.csv",
         "file": "app.js",
+        "run": "no-such-run",
     }
     return path.format(**ids)

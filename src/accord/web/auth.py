@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -38,6 +39,7 @@ class Site:
 
     ledger: Ledger
     address: Address
+    runs: Path | None = None  # the folder whose runs of the loop are shown
     hasher: PasswordHasher = field(default_factory=PasswordHasher)
     sign_ins_per_login: Throttle = field(default_factory=lambda: Throttle(5, 900))
     sign_ins_per_address: Throttle = field(default_factory=lambda: Throttle(20, 900))

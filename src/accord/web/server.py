@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
@@ -63,7 +64,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    db: str, *, host: str, port: int, public_url: str, admin_link: bool, say: Callable[[str], None]
+    db: str,
+    *,
+    host: str,
+    port: int,
+    public_url: str,
+    admin_link: bool,
+    say: Callable[[str], None],
+    runs: Path | None = None,
 ) -> None:
     """Run until Ctrl-C. Raises ConfigError for the address, LedgerError for the ledger."""
     import uvicorn
@@ -71,7 +79,7 @@ def serve(
     address = address_for(host, port, public_url)
     base = public_url.rstrip("/") or f"http://{_in_url('127.0.0.1' if host in EVERYWHERE else host)}:{port}"
     with listen(host, port) as listening, Ledger.open(db) as ledger:
-        site = Site(ledger, address)
+        site = Site(ledger, address, runs=runs)
         if link := set_up_url(site, base, again=admin_link):
             say(f"Set up an administrator's account (the link works once, for a day):\n\n  {link}\n")
         if not public_url and host not in HERE:
