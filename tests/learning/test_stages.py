@@ -20,7 +20,7 @@ from accord.errors import ModelError, NumericsError
 from accord.records import Group, Preference, Prompt
 from accord.rewards.learned import load_classifier_reward
 from accord.stages import online, reward, sample, sft
-from accord.stages.reward import gather
+from accord.stages.compared import compared
 from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
@@ -101,9 +101,9 @@ def test_rows_in_any_order_are_the_same_comparisons() -> None:
     ]
 
     def named(preferences: list[Preference]) -> set[tuple[Any, ...]]:
-        (row,) = gather(preferences, {})
+        (row,) = compared(preferences, {})
         texts = [c.text for c in row.group.completions]
-        return {(texts[c.a], texts[c.b], c.label, c.margin) for c in row.comparisons}
+        return {(texts[c.a], texts[c.b], c.label, c.margin) for c in row.said}
 
     expected = {("a", "b", 1.0, 0.0), ("b", "c", 1.0, 2.0), ("c", "a", 0.5, 0.0)}
     assert named(rows) == named(rows[::-1]) == expected

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -43,7 +43,14 @@ class Verdict:
     weight: float = 1.0
 
 
-Said = TypeVar("Said", Pair, Verdict)
+class Weighted(Protocol):
+    """Anything that was said of a prompt's answers."""
+
+    @property
+    def weight(self) -> float: ...
+
+
+Said = TypeVar("Said", bound=Weighted)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def read_verdicts(source: str, strict: bool, console: Console) -> list[Judged[Ve
 
 def pairs_of(preferences: Iterable[Preference]) -> list[Judged[Pair]]:
     """One row for each prompt, whatever order its preferences came in; equal texts are one answer."""
-    return _gather(
+    return gather(
         (p.prompt, (p.chosen, p.rejected), partial(Pair, margin=p.margin, weight=p.weight))
         for p in preferences
     )
@@ -108,7 +115,7 @@ def pairs_of(preferences: Iterable[Preference]) -> list[Judged[Pair]]:
 
 def verdicts_of(answers: Iterable[Unpaired]) -> list[Judged[Verdict]]:
     """The same of single answers. One that was judged twice counts twice."""
-    return _gather(
+    return gather(
         (a.prompt, (a.completion,), partial(Verdict, good=a.label, weight=a.weight)) for a in answers
     )
 
@@ -118,7 +125,7 @@ def crossed(answers: Sequence[Unpaired]) -> list[Judged[Pair]]:
     bad: dict[str, list[Unpaired]] = {}
     for a in answers:
         bad.setdefault(a.prompt.id, []).extend([] if a.label else [a])
-    return _gather(
+    return gather(
         (a.prompt, (a.completion, b.completion), partial(Pair, weight=a.weight * b.weight))
         for a in answers
         if a.label
@@ -137,7 +144,11 @@ def split_by_prompt(
     return shuffled[n:], shuffled[:n]
 
 
-def _gather(said: Iterable[tuple[Prompt, Sequence[str], Callable[..., Said]]]) -> list[Judged[Said]]:
+def gather(said: Iterable[tuple[Prompt, Sequence[str], Callable[..., Said]]]) -> list[Judged[Said]]:
+    """One row for each prompt, with all that was said of its answers; each text is one answer.
+
+    A thing said is (prompt, the texts it is about, what makes it of their places among the answers).
+    """
     prompts: dict[str, Prompt] = {}
     places: dict[str, dict[str, int]] = {}  # of each text among its prompt's answers
     found: dict[str, list[Said]] = {}
@@ -149,11 +160,16 @@ def _gather(said: Iterable[tuple[Prompt, Sequence[str], Callable[..., Said]]]) -
     return [Judged(Group.of(prompts[i], *places[i]), tuple(found[i])) for i in prompts]
 
 
-def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
+def in_ledger(source: str) -> tuple[str, str] | None:
+    """(ledger, release) of LEDGER#RELEASE; None for any other source."""
     path, hash_sign, release = source.rpartition("#")
-    if hash_sign and path:
-        with Ledger.open(path, create=False) as ledger:
-            preferences: Sequence[Preference] = ledger.preferences(release)
+    return (path, release) if hash_sign and path else None
+
+
+def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
+    if found := in_ledger(source):
+        with Ledger.open(found[0], create=False) as ledger:
+            preferences: Sequence[Preference] = ledger.preferences(found[1])
     else:
         loaded = load_preferences(source, strict=strict)
         announce(loaded, "preferences", console)
@@ -169,8 +185,7 @@ def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
 
 def _holds_verdicts(source: str) -> bool:
     """Whether the rows are single answers with a label, judging by the first that can be read."""
-    path, hash_sign, _ = source.rpartition("#")
-    if hash_sign and path:
+    if in_ledger(source):
         return False  # a ledger's release holds comparisons
     for _, records in containers.read(source, "train"):
         for record in records:
