@@ -22,6 +22,7 @@ from accord.records import Question
 from accord.training.run import InterruptedRunError
 
 LOOK_AGAIN = 2.0  # seconds between two looks into the ledger
+SIGN_OF_LIFE = 30.0  # seconds after which it is told again that the wait goes on
 
 # Why a question was asked whose answer is the measure of a policy: such answers never train anything.
 EVALUATION = "evaluation: which of two policies answers better"
@@ -91,7 +92,7 @@ def wait_for(
     console: Console,
     tell: Tell = lambda waiting: None,
 ) -> Waiting:
-    """Return when enough judgements of these items are there; `tell` hears of every change.
+    """Return when enough judgements of these items are there; `tell` hears of changes, and that it waits.
 
     Raises ConfigError when more are waited for than were asked, and InterruptedRunError after Ctrl-C: the
     judgements are in the ledger, and waiting can begin again at any time.
@@ -103,6 +104,7 @@ def wait_for(
             "(ask.overlap, ask.pairs_per_prompt, ask.limit)"
         )
     tell(seen)
+    told = time.monotonic()
     if seen.given >= seen.needed:
         return seen
     for line in _invitation(seen):
@@ -113,8 +115,9 @@ def wait_for(
             while seen.given < seen.needed:
                 time.sleep(LOOK_AGAIN)
                 before, seen = seen, look(ledger, where, project, item_ids, wait)
-                if seen != before:
+                if seen != before or time.monotonic() - told > SIGN_OF_LIFE:
                     tell(seen)
+                    told = time.monotonic()
                     progress.update(task, completed=seen.given, total=seen.needed)
     except KeyboardInterrupt:
         raise InterruptedRunError(
