@@ -111,7 +111,7 @@ def test_a_token_may_no_more_than_its_account(visit: Visits, world: World, route
 def test_pages_take_no_tokens(visit: Visits, world: World, route: str) -> None:
     access = ACCESS[route]
     response = ask(visit("admin", by="token"), route, access, world.mine)
-    assert outcome(response, access) == (401 if access.who["admin"] == IN else access.who["admin"])
+    assert outcome(response, access) == access.who["nobody"]
 
 
 def test_who_is_signed_out_learns_nothing_of_what_exists(visit: Visits, world: World) -> None:

@@ -23,9 +23,9 @@ from accord.web.auth import (
     signed_in,
     site_of,
 )
-from accord.web.body import ERRORS, Body
+from accord.web.body import Body
 
-router = APIRouter(prefix="/api/v1", tags=["account"], responses=ERRORS)
+router = APIRouter(prefix="/api/v1", tags=["account"])
 
 SignedIn = Annotated[Account, Depends(signed_in)]
 Admin = Annotated[Account, Depends(an_admin())]

@@ -30,12 +30,12 @@ from accord.web.auth import (
     not_found,
     site_of,
 )
-from accord.web.body import ERRORS, Body
+from accord.web.body import Body
 from accord.web.quality import quality_of
 from accord.web.questions import DEFAULT_FORM
 from accord.web.security import IMPORT_BYTES
 
-router = APIRouter(prefix="/api/v1", tags=["managing"], responses=ERRORS)
+router = APIRouter(prefix="/api/v1", tags=["managing"])
 
 LONGEST_GUIDELINE = 200_000
 SHOWN_PROBLEMS = 100

@@ -12,9 +12,9 @@ from accord.ledger import accounts
 from accord.ledger.database import utc_now
 from accord.ledger.team_schema import invitation
 from accord.web.auth import Member, RefusedError, may_give, needs, not_found, site_of
-from accord.web.body import ERRORS, Body
+from accord.web.body import Body
 
-router = APIRouter(prefix="/api/v1", tags=["people"], responses=ERRORS)
+router = APIRouter(prefix="/api/v1", tags=["people"])
 
 DAY = 86_400.0
 

@@ -17,10 +17,10 @@ from accord.ledger.database import utc_now
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
 from accord.web.auth import Member, RefusedError, Site, caller, member, needs, not_found, site_of
-from accord.web.body import ERRORS, Body
+from accord.web.body import Body
 from accord.web.questions import answered_question, shown_question
 
-router = APIRouter(prefix="/api/v1", tags=["judging"], responses=ERRORS)
+router = APIRouter(prefix="/api/v1", tags=["judging"])
 
 LEASE_SECONDS = 900.0
 LONGEST_TEXT = 100_000

@@ -19,6 +19,7 @@ from accord.ledger import accounts
 from accord.ledger.database import utc_now
 from accord.web import api_account, api_manager, api_people, api_rater, live, openapi, pages
 from accord.web.auth import RefusedError, Site
+from accord.web.body import ERRORS
 from accord.web.render import visible
 from accord.web.security import Gate
 
@@ -45,7 +46,7 @@ def make_app(site: Site) -> FastAPI:
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
     for part in (api_rater, api_manager, api_people, api_account, openapi, live, pages):
-        app.include_router(part.router)
+        app.include_router(part.router, responses=ERRORS)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
