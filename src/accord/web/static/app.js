@@ -139,6 +139,7 @@ function localTimes(root) {
 }
 
 localTimes(document);
+document.querySelector(".tabs [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 if (sessionStorage.getItem("accord-say")) toast(sessionStorage.getItem("accord-say"));
 sessionStorage.removeItem("accord-say");
 const pauses = [...document.querySelectorAll("[data-live]")].map((region) => Number(region.dataset.live));
