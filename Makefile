@@ -8,17 +8,22 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 
+# What some tests need of the system: a browser, a database server. Those tests are skipped where it is absent.
+SYSTEM_PACKAGES := $(if $(wildcard /usr/bin/chromium),,chromium) \
+  $(if $(wildcard /usr/lib/postgresql/*/bin/initdb),,postgresql)
+
 # Every script of a folder, in the order of their names; the first that fails ends it.
 run_scripts = @set -e; for script in $(sort $(wildcard $(1)/*.py)); do \
   echo "== $$script"; $(BIN)/python "$$script"; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev model quickstart test lint mutate experiments bench clean
+.PHONY: help setup dev system model quickstart test lint mutate experiments bench clean
 
 help:
 	@echo "make quickstart    the whole loop on the shop scenario, with a report (PYTHON=python3.12 to choose one)"
 	@echo "make setup         only install, into $(VENV)"
 	@echo "make test          lint and tests (PYTEST_ARGS='-k ppo' to choose, '-n 2' for two processes)"
+	@echo "make system        install a browser and PostgreSQL for the tests, on Debian as root"
 	@echo "make lint          ruff, mypy, import directions"
 	@echo "make mutate        break the code one place at a time and see the tests go red (long)"
 	@echo "make experiments   run every script in experiments/"
@@ -49,6 +54,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 model: setup
 	@$(BIN)/accord fetch-model
+
+# A failing mirror must not stop the tests that need none of it.
+system:
+ifneq ($(strip $(SYSTEM_PACKAGES)),)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing $(strip $(SYSTEM_PACKAGES)) ..."; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
+	    $(SYSTEM_PACKAGES) >/dev/null; } || echo "That failed; the tests that need it are skipped." >&2; fi
+endif
 
 quickstart: model
 	$(BIN)/accord quickstart --out quickstart
