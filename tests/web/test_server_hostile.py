@@ -71,7 +71,7 @@ def test_nothing_in_a_query_breaks_anything(
     visit: Visits, world: World, free: Site, path: str, name: str
 ) -> None:
     admin, found = visit("admin"), set()
-    for text in [*SQL, *STRANGE, *hostile.SMALL]:
+    for text in [*SQL, *STRANGE, *hostile.SMALL[::3]]:
         response = admin.get(f"{path.format(p=world.mine.project)}?{name}={quoted(text)}")
         assert response.status_code < 500, text
         found.add(response.text.count("/judgements/"))
@@ -90,8 +90,11 @@ def test_a_filter_matches_what_it_says_and_no_pattern(visit: Visits, world: Worl
     assert row not in admin.get(f"{path}?strength=0").text
 
 
-def texts(size: int) -> list[str]:
-    return [*SQL, *hostile.SMALL, *(["\x00", "a\x00b"]), *[text[:size] for text in hostile.LARGE]]
+def batches(size: int) -> list[str]:
+    """The hostile texts, several in one: what is done to one is done to all."""
+    short = [text for text in [*SQL, *hostile.SMALL, "\x00", "a\x00b"] if "\ud800" not in text]
+    joined = ["\n\n".join(short[i : i + 8]) for i in range(0, len(short), 8)]
+    return [*joined, *[text[:size] for text in hostile.LARGE]]
 
 
 def test_every_text_field_keeps_what_was_written_and_shows_it_harmlessly(
@@ -100,27 +103,21 @@ def test_every_text_field_keeps_what_was_written_and_shows_it_harmlessly(
     owner, rater, project = visit("owner"), visit("rater"), world.mine.project
     base = f"/api/v1/projects/{project}"
     question = rater.post(f"{base}/lease", {"want": 1}).json()["questions"][0]
-    revises, kept = None, 0
-    for n, text in enumerate(texts(100_000)):
-        body = {
-            "strength": 1,
-            "seconds": 1.0,
-            "key": f"hostile-{n:04}",
-            "revises": revises,
-            "comment": text,
-            "edit": {"position": 0, "text": f"x{text}"[:100_000]},
-        }
-        reply = rater.post(f"/api/v1/assignments/{question['assignment']}/judgement", body)
-        assert reply.status_code == (422 if "\ud800" in text else 200), (text[:50], reply.text[:200])
-        if reply.status_code == 200:
-            revises, kept = reply.json()["judgement"], kept + 1
-            if len(text) < 1000:
-                back = rater.post(f"{base}/undo", {}).json()["question"]["earlier"]
-                assert (back["comment"], back["edit"]["text"]) == (text, f"x{text}")
-                harmless(rater.get(f"/projects/{project}/mine").text)
-                harmless(owner.get(f"/projects/{project}/judgements").text)
-                assert owner.get(f"{base}/export/judgements.csv").status_code == 200
-    assert kept > 80
+    path, revises = f"/api/v1/assignments/{question['assignment']}/judgement", None
+    for n, text in enumerate(batches(50_000)):
+        beside = {"comment": text, "edit": {"position": 0, "text": f"x{text}"}}
+        body = {"strength": 1, "seconds": 1.0, "key": f"hostile-{n:04}", "revises": revises, **beside}
+        reply = rater.post(path, body)
+        assert reply.status_code == 200, (text[:50], reply.text[:200])
+        revises = reply.json()["judgement"]
+        back = rater.post(f"{base}/undo", {}).json()["question"]["earlier"]
+        assert (back["comment"], back["edit"]["text"]) == (text, f"x{text}")
+        if n < 20:
+            harmless(rater.get(f"/projects/{project}/mine").text)
+            harmless(owner.get(f"/projects/{project}/judgements").text)
+    assert n > 20 and owner.get(f"{base}/export/judgements.csv").status_code == 200
+    surrogate = rater.post(path, {"strength": 1, "seconds": 1.0, "key": "surrogate", "comment": "\ud800"})
+    assert surrogate.status_code == 422
 
 
 def harmless(page: str, *, typed: bool = False) -> None:
@@ -142,16 +139,16 @@ def harmless(page: str, *, typed: bool = False) -> None:
 def test_guidelines_names_and_forms_are_shown_harmlessly(visit: Visits, world: World, free: Site) -> None:
     owner, project = visit("owner"), world.mine.project
     base = f"/api/v1/projects/{project}"
-    wanted = [text for text in [*SQL, *hostile.SMALL] if "\ud800" not in text]
-    for n, text in enumerate(wanted):
-        assert owner.post(f"{base}/guideline", {"text": text}).status_code == 200
-        assert owner.send("PATCH", base, json_body={"name": text[:200]}).status_code == 200
-        form = {"flags": [text[:40]], "attributes": [text[:40]]}
+    for text in batches(10_000):
+        assert owner.post(f"{base}/guideline", {"text": text}).status_code == (200 if text.strip() else 422)
+        name = text.strip()[:200] or "x"
+        assert owner.send("PATCH", base, json_body={"name": name}).status_code == 200
+        assert owner.post(f"{base}/releases", {"name": name[:80]}).status_code in (200, 409)
+        harmless(visit("rater").get(f"/projects/{project}/judge").text)
+    for label in (*SQL, *hostile.SMALL):
+        form = {"flags": [label[:40]], "attributes": [label[:40]]}
         asked = owner.send("PATCH", base, json_body={"form": form}).status_code
-        assert asked == 422 or not set(text[:40]) & set("<>&\"'`{}\u202e\x00"), text
-        assert owner.post(f"{base}/releases", {"name": text[:80]}).status_code in (200, 409, 422), text
-        if n % 5 == 0:
-            harmless(visit("rater").get(f"/projects/{project}/judge").text)
+        assert asked == 422 or not set(label[:40]) & set("<>&\"'`{}\u202e\x00"), label
     for page in ("guideline", "settings"):  # in their forms the texts stand as they were written
         harmless(owner.get(f"/projects/{project}/{page}").text, typed=True)
     harmless(owner.get(f"/projects/{project}/data").text)
@@ -159,7 +156,7 @@ def test_guidelines_names_and_forms_are_shown_harmlessly(visit: Visits, world: W
 
 
 def test_hostile_logins_and_passwords(visit: Visits, world: World, free: Site) -> None:
-    for text in [*SQL, *hostile.SMALL, "x" * 900]:
+    for text in [*SQL, *hostile.SMALL[::2], "x" * 900]:
         written = text.encode("utf-8", "replace").decode()
         refused = visit().post("/login", form={"login": written, "password": written})
         assert refused.status_code in (401, 422)
@@ -210,7 +207,7 @@ def test_lines_of_a_megabyte_are_refused_or_cut_in_every_field(
         assert len(reply.content) < 2000, "errors do not send it all back"
 
 
-WRONG = [None, True, 0, -1, 10**30, 1.5, "", "x", [], {}, [[]], {"a": {}}, ["x"] * 10_000]
+WRONG = [None, True, 0, -1, 10**30, 1.5, "", "x", [], {}, [[]], {"a": {}}, ["x"] * 2_000]
 
 
 def fields_of(client: TestClient) -> list[tuple[str, str, str]]:
@@ -240,7 +237,7 @@ def test_wrong_types_in_every_field_are_refused_and_never_a_defect(
             where = address(path, world.mine)
             reply = visit(who).send(method, where, json_body=body | {field: value})
             assert reply.status_code < 500, (path, field, value)
-            if value in ({"a": {}}, ["x"] * 10_000):
+            if value in ({"a": {}}, ["x"] * 2_000):
                 assert reply.status_code in (403, 404, 409, 422), (path, field, value, reply.status_code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -11,7 +12,7 @@ from accord.ledger import answers, judging, projects, queue
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
 from accord.ledger.schema import assignment
-from accord.web.render import render_text
+from accord.web.render import LONGEST_MARKDOWN, render_text
 
 FLAGS = ("unsafe", "false", "off-topic", "leaks-identity")
 ATTRIBUTES = ("helpful", "honest", "harmless")
@@ -25,6 +26,16 @@ DEFAULT_FORM = {
 }
 
 
+@lru_cache(maxsize=512)
+def _kept_html(text: str) -> str:
+    return str(render_text(text))
+
+
+def html_of(text: str) -> str:
+    """As `render_text`. Each lease shows held questions again, and hostile Markdown can take a second."""
+    return _kept_html(text) if len(text) <= LONGEST_MARKDOWN else str(render_text(text))
+
+
 def shown_question(
     connection: Connection, found: Assignment, project: Project, *, earlier: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -35,7 +46,7 @@ def shown_question(
         "assignment": found.id,
         "kind": "pair",
         "prompt": [shown_turn(m.role, m.content) for m in found.group.prompt.messages],
-        "answers": [{"position": i, "text": t, "html": str(render_text(t))} for i, t in enumerate(texts)],
+        "answers": [{"position": i, "text": t, "html": html_of(t)} for i, t in enumerate(texts)],
         "guideline": guideline_number(connection, project.id, found.guideline),
         "expires_at": connection.execute(expires).scalar(),
         "earlier": earlier,
@@ -43,7 +54,7 @@ def shown_question(
 
 
 def shown_turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "text": content, "html": str(render_text(content))}
+    return {"role": role, "text": content, "html": html_of(content)}
 
 
 def guideline_number(connection: Connection, project_id: str, guideline_id: str) -> int | None:
