@@ -1,6 +1,6 @@
 """Opening the ledger's database, bringing its schema up to date, and the two kinds of transaction.
 
-SQLite is the tested store. Nothing here or above is written for SQLite alone, apart from the pragmas.
+SQLite is the default and PostgreSQL the choice for a server that has it; the tests run on both.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the ledger."""
-        with _explained(self.name), self.engine.begin() as connection:
-            yield connection
+        with _explained(self.name), self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":  # each statement would see its own
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -67,15 +70,25 @@ class Database:
             self._turn.release()
 
     def compact(self) -> None:
-        """Rewrite the file (SQLite), so that nothing erased is left in its free pages or its log."""
-        if self.engine.dialect.name == "sqlite":
-            with _explained(self.name):
-                connection = self.engine.raw_connection()  # VACUUM cannot run inside a transaction
-                try:
-                    connection.cursor().execute("VACUUM")
-                    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                finally:
-                    connection.close()
+        """Rewrite the file or the tables, so that nothing erased is left in free pages.
+
+        SQLite's log is emptied too. Of PostgreSQL's log, its archives and all backups the administrator
+        must take care.
+        """
+        sqlite = self.engine.dialect.name == "sqlite"
+        statements = ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)") if sqlite else ("VACUUM FULL",)
+        with _explained(self.name):
+            connection = self.engine.raw_connection()  # VACUUM cannot run inside a transaction
+            driver: Any = connection.driver_connection
+            try:
+                if not sqlite:
+                    driver.autocommit = True
+                for statement in statements:
+                    connection.cursor().execute(statement)
+            finally:
+                if not sqlite:
+                    driver.autocommit = False
+                connection.close()
 
 
 def open_database(where: str | Path, *, create: bool) -> Database:
@@ -90,7 +103,10 @@ def open_database(where: str | Path, *, create: bool) -> Database:
     try:
         engine = create_engine(url)
     except ModuleNotFoundError as missing:
-        raise LedgerError(f"ledger {url}: the driver {missing.name!r} is not installed") from missing
+        raise LedgerError(
+            f"ledger {url}: the driver {missing.name!r} is not installed; for PostgreSQL: "
+            "pip install 'accord-rlhf[postgres]'"
+        ) from missing
     name = url.database if url.get_backend_name() == "sqlite" and url.database else str(url)
     _listen(engine)
     database = Database(engine, name)
@@ -107,7 +123,9 @@ def _url(where: str | Path) -> URL:
     if "://" not in str(where):
         return URL.create("sqlite", database=str(Path(where).expanduser()))
     try:
-        return make_url(str(where))
+        url = make_url(str(where))
+        # Which driver SQLAlchemy takes without being told depends on its version.
+        return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
     except ArgumentError as error:
         raise LedgerError(f"{where!r} is neither a path nor a database URL") from error
 
@@ -133,6 +151,11 @@ def _check_file(path: Path, create: bool) -> None:
 
 def _listen(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def limit(dbapi_connection: Any, _record: Any) -> None:
+            dbapi_connection.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+            dbapi_connection.commit()
 
         @event.listens_for(engine, "begin")
         def lock(connection: Connection) -> None:
@@ -229,7 +252,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _advice(cause: str) -> str:
-    if "locked" in cause:
+    if "locked" in cause or "lock timeout" in cause:
         return f"; another process has been writing for {BUSY_SECONDS} s, try again"
     if "malformed" in cause or "not a database" in cause or "corrupt" in cause:
         return "; the file is damaged, restore a backup"

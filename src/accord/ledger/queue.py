@@ -254,7 +254,7 @@ def lease(
 
 
 def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
-    """The items that this rater holds already, in the order they came; their leases run `seconds` from now."""
+    """The items that this rater holds, in the order they came; their leases run `seconds` from now."""
     expire(connection, now)
     mine = (assignment.c.annotator_id == rater.id) & (assignment.c.state == "leased")
     of_project = assignment.c.item_id.in_(

@@ -9,6 +9,7 @@ import pytest
 
 from accord.ledger import Ledger, database
 from accord.records import Completion, Group, Prompt, Question, Sampling
+from postgres_server import running
 
 Pairs = Callable[..., list[Question]]
 
@@ -21,14 +22,35 @@ def no_fsync() -> Iterator[None]:
         yield
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Everything is tested on both databases, except what looks into SQLite's file (`path`)."""
+    if "where" in metafunc.fixturenames:
+        both = ["sqlite"] if "path" in metafunc.fixturenames else ["sqlite", "postgresql"]
+        metafunc.parametrize("where", both, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def new_postgres() -> Iterator[Callable[[], str]]:
+    with running() as new_database:
+        yield new_database
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    with Ledger.open(path) as opened:
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What to open: the path of a SQLite file, or the URL of an empty PostgreSQL database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger.sqlite")
+    return str(request.getfixturevalue("new_postgres")())
+
+
+@pytest.fixture
+def ledger(where: str) -> Iterator[Ledger]:
+    with Ledger.open(where) as opened:
         opened.add_policy("p0", base_model="tiny")
         yield opened
 

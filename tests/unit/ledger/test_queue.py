@@ -169,10 +169,10 @@ def test_left_and_right_are_what_the_rater_sees(ledger: Ledger, guideline: str, 
         assert sorted(seen.shown) == [0, 1]
 
 
-def test_many_threads_never_overshoot_and_lose_nothing(path: Path, pairs) -> None:
+def test_many_threads_never_overshoot_and_lose_nothing(where: str, pairs) -> None:
     """Two connections with four threads each, one of them always too late."""
     items, overlap, threads = 200, 3, 8
-    ledgers = [Ledger.open(path) for _ in range(2)]
+    ledgers = [Ledger.open(where) for _ in range(2)]
     ledgers[0].add_policy("p0", base_model="tiny")
     guideline = ledgers[0].add_guideline("g")
     ids = ledgers[0].ask(pairs(items, overlap=overlap))
