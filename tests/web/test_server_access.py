@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from accord.ledger import database, tokens
+from accord.ledger import database, projects, tokens
 from accord.ledger.tokens import SCOPES
 from accord.web.auth import Site
 from web.access import ACCESS, ADMIN, ANYONE, API, IN, SIGNED_IN, Access, address, routes
@@ -121,3 +121,40 @@ def test_who_is_signed_out_learns_nothing_of_what_exists(visit: Visits, world: W
         real = ask(visit(), route, access, world.mine)
         invented = visit().get(address(route.split(" ")[1], Objects(*["0" * 16] * 5, ())))
         assert (real.status_code, real.text) == (invented.status_code, invented.text), route
+
+
+def test_importing_a_question_of_another_project_changes_nothing_there(
+    visit: Visits, world: World, site: Site
+) -> None:
+    """Neither how many answers it gets nor the answer by which its raters are graded."""
+    row = b'{"prompt": "shared?", "chosen": "a", "rejected": "b"}\n'
+
+    def bring(who: str, project: str, gold: str) -> dict[str, Any]:
+        headers: dict[str, str | None] = {
+            "content-type": "application/octet-stream",
+            "x-file-name": "rows.jsonl",
+        }
+        path = f"/api/v1/projects/{project}/import?gold={gold}"
+        return dict(visit(who).send("POST", path, content=row, headers=headers).json())
+
+    theirs = f"/api/v1/projects/{world.theirs.project}"
+    assert visit("outsider").send("PATCH", theirs, json_body={"overlap": 50}).status_code == 200
+    assert bring("owner", world.mine.project, "false")["added"] == 1
+    assert bring("outsider", world.theirs.project, "true")["known"] == 1
+    with site.ledger.reading() as connection:
+        wanted = projects.counts(connection, world.mine.project)["wanted"]
+        known = projects.gold_answers(connection, world.mine.project)
+    assert (wanted, known) == (2 * 7, {})
+    assert bring("owner", world.mine.project, "true")["known"] == 1
+    with site.ledger.reading() as connection:
+        assert len(projects.gold_answers(connection, world.mine.project)) == 1
+
+
+def test_the_name_of_another_projects_release_tells_nothing(visit: Visits, world: World) -> None:
+    def release(who: str, project: str) -> Any:
+        return visit(who).post(f"/api/v1/projects/{project}/releases", {"name": "first"})
+
+    assert release("outsider", world.theirs.project).status_code == 200
+    taken = release("owner", world.mine.project)
+    assert taken.json()["error"]["message"] == "there is a release of this name; choose another one"
+    assert release("outsider", world.theirs.project).status_code == 200, "the same content again"

@@ -187,6 +187,8 @@ def add_preferences(
         decided = {
             queue.item_id_of(q.group): row for q, row in zip(questions, rows, strict=True) if not row.tie
         }
+        mine = set(projects.item_ids(connection, project_id))
+        decided = {item_id: row for item_id, row in decided.items() if item_id in mine}
         groups = store.read_groups(connection, decided)
         projects.set_gold(connection, _known(groups, decided), now)
     return found

@@ -164,18 +164,24 @@ def guidelines(connection: Connection, project_id: str) -> list[Guideline]:
 def add_questions(
     connection: Connection, project_id: str, questions: Sequence[Question], now: str, *, priority: int = 0
 ) -> tuple[int, int]:
-    """Ask them in this project: how many are new to it, and how many were in this or another one already."""
-    ids = list(dict.fromkeys(queue.ask(connection, questions, now)))
-    known = {
-        row
-        for some in store.chunks(ids)
-        for row in connection.execute(
-            select(project_item.c.item_id).where(project_item.c.item_id.in_(some))
-        ).scalars()
-    }
-    new = [item_id for item_id in ids if item_id not in known]
+    """Ask them in this project: how many are new to it, and how many were in this or another one already.
+
+    A question of another project stays as that project asked it.
+    """
+    home = _projects_of_items(connection, [queue.item_id_of(question.group) for question in questions])
+    free = [q for q in questions if home.get(queue.item_id_of(q.group), project_id) == project_id]
+    ids = dict.fromkeys(queue.ask(connection, free, now))
+    new = [item_id for item_id in ids if item_id not in home]
     _include(connection, project_id, new, priority)
     return len(new), len(questions) - len(new)
+
+
+def _projects_of_items(connection: Connection, item_ids: Sequence[str]) -> dict[str, str]:
+    return {
+        row.item_id: row.project_id
+        for some in store.chunks(dict.fromkeys(item_ids))
+        for row in connection.execute(select(project_item).where(project_item.c.item_id.in_(some)))
+    }
 
 
 def _include(connection: Connection, project_id: str, item_ids: Sequence[str], priority: int) -> None:
