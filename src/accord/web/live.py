@@ -30,18 +30,18 @@ POINTS = 200  # of a curve; longer ones are thinned
 LONGEST = 4 << 20  # bytes of a log that are read, from its end
 SILENT_SECONDS = {"waiting": 120.0, "working": 1800.0}  # without a sign of life
 
-# (metric, title, what a good one looks like)
+# (metric, title, what it should do)
 CURVES: Mapping[str, Sequence[tuple[str, str, str]]] = {
-    "sft": [("loss", "SFT: loss", "falls, and does not reach 0")],
+    "sft": [("loss", "SFT: loss", "fall, and not reach 0")],
     "reward": [
-        ("loss", "Reward model: loss", "falls"),
-        ("rewards/accuracies", "Reward model: accuracy on the batch", "rises towards the raters' ceiling"),
+        ("loss", "Reward model: loss", "fall"),
+        ("rewards/accuracies", "Reward model: accuracy on the batch", "rise towards the raters' ceiling"),
     ],
     "": [
-        ("objective/scores", "Reward", "rises, and levels off"),
-        ("objective/kl", "KL to the reference, nats per answer", "settles near its target"),
-        ("loss", "Loss", "stays small; it need not fall"),
-        ("completions/mean_length", "Answer length, tokens", "changes little: longer is not better"),
+        ("objective/scores", "Reward", "rise, and level off"),
+        ("objective/kl", "KL to the reference, nats per answer", "settle near its target"),
+        ("loss", "Loss", "stay small; it need not fall"),
+        ("completions/mean_length", "Answer length, tokens", "change little: longer is not better"),
     ],
 }
 
@@ -135,7 +135,7 @@ def run_state(path: Path) -> dict[str, Any]:
         "total": len(steps),
         "steps": steps,
         "rounds": [_round(n, names, done) for n in _rounds(names)],
-        "curves": [c for name, rows in logs.items() for c in _curves(name, rows)],
+        "curves": [c for name in reversed(logs) for c in _curves(name, logs[name])],  # the newest first
         "last_sign": datetime.fromtimestamp(sign, UTC).isoformat(timespec="seconds"),
     }
 
