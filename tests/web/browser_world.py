@@ -44,9 +44,9 @@ RICH = (
 | GPS | yes | no |
 | Price | 249 € | 189 € |
 
-For the mountains I would take the **Halden Sport**: it finds its way without a phone. Will you be out for
+For the mountains I would take the **Halden Sport**: it finds its way without a phone. Will you be out for \
 more than a day at a time?""",
-        """You will love both of them! They are the best watches that money can buy, and our customers tell
+        """You will love both of them! They are the best watches that money can buy, and our customers tell \
 us so every day. Take the one whose colour you like best.""",
     ),
     (
