@@ -44,7 +44,7 @@ STAGE_HELP = {
     "sft": "Fine-tune a model on demonstrations.",
     "sample": "Sample several answers per prompt from a policy.",
     "ask": "Put pairs of answers to simulated raters, or to you.",
-    "reward": "Fit a reward model on preferences, and grade it.",
+    "reward": "Fit a reward model on preferences, rankings, scores or steps.",
     "dpo": "Improve a policy from preferences: DPO.",
     "cdpo": "DPO where some labels are wrong: no pair is sure.",
     "robust-dpo": "DPO where some labels are wrong: corrected for them.",
@@ -351,18 +351,21 @@ def quality(
 def check(
     data: Annotated[str, typer.Argument(help="a file, a folder or a hub name")],
     kind: Annotated[
-        str, typer.Option(help="preferences, demonstrations, prompts or unpaired")
+        str, typer.Option(help="preferences, demonstrations, prompts, unpaired, rankings, scores or stepwise")
     ] = "preferences",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first bad row")] = False,
 ) -> None:
     """Read data and list each row that cannot be used."""
-    from accord.data import datasets
+    from accord.data import datasets, graded
 
     loaders: dict[str, Callable[..., Loaded[Any]]] = {
         "preferences": datasets.load_preferences,
         "demonstrations": datasets.load_demonstrations,
         "prompts": datasets.load_prompts,
         "unpaired": datasets.load_unpaired,
+        "rankings": graded.load_rankings,
+        "scores": graded.load_scores,
+        "stepwise": graded.load_steps,
     }
     if kind not in loaders:
         raise ConfigError(f"--kind {kind}: unknown; it is one of {', '.join(loaders)}")

@@ -57,7 +57,7 @@ class SampleConfig(Settings):
 
 
 Aggregate = Literal["none", "majority", "reliability"]
-AGGREGATE = Field(
+AGGREGATE: Aggregate = Field(
     "none", description="one label a pair: the majority's, or by how far each rater can be relied on"
 )
 
@@ -87,10 +87,14 @@ class AskConfig(Settings):
 
 
 class RewardConfig(Stage):
-    """Fit a Bradley-Terry reward model on preferences."""
+    """Fit a reward model on preferences, rankings, scores, or steps that are right or wrong."""
 
     model: str = MODEL
     data: str = Field(description="preferences: a file, a folder, a hub name, or LEDGER#RELEASE")
+    loss: Literal["bradley-terry", "ordinal", "plackett-luce", "regression", "process"] = Field(
+        "bradley-terry",
+        description="for comparisons (ordinal: with their strength), rankings, scores, or labelled steps",
+    )
     epochs: float = Field(2.0, gt=0, description="passes over the data")
     batch_size: int = Field(8, gt=0, description="prompts per step")
     max_length: int = Field(1024, gt=0, description="tokens; longer rows are left out and counted")
@@ -107,6 +111,7 @@ class RewardConfig(Stage):
     probe_penalty: float | None = Field(
         0.1, gt=0, description="ridge of the linear probe that the head starts as; null for a random head"
     )
+    step_separator: str = Field("\n", min_length=1, description="stands between steps (loss: process)")
     center_rewards_coefficient: float = Field(0.0, ge=0, description="pulls rewards towards 0")
     pooling: Literal["last", "last+mean"] = Field(
         "last", description="what the head reads: the last token's state, or also the mean over the answer"

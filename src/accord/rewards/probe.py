@@ -41,9 +41,19 @@ def fit_probe(
     return weight_D.detach() / scale_D
 
 
+def fit_ridge(hidden_ND: Tensor, rating_N: Tensor, weight_N: Tensor, *, penalty: float) -> Tensor:
+    """Float64 weights (D,) of the ridge regression of ratings on standardised, centred hidden states."""
+    hidden_ND, weight_N = hidden_ND.double(), weight_N.double() / weight_N.sum()
+    scale_D = hidden_ND.std(0, correction=0).clamp_min(1e-8)  # of one answer, too
+    centred_ND = (hidden_ND - weight_N @ hidden_ND) / scale_D
+    weighted_DN = (weight_N[:, None] * centred_ND).T
+    gram_DD = weighted_DN @ centred_ND + penalty * torch.eye(len(scale_D), dtype=torch.float64)
+    return torch.linalg.solve(gram_DD, weighted_DN @ (rating_N - weight_N @ rating_N)) / scale_D
+
+
 @torch.no_grad()
-def start_head(head: ScalarHead, weight_D: Tensor, hidden_CD: Tensor) -> None:
-    """Put the probe into the head, with the mean score of these answers at 0."""
+def start_head(head: ScalarHead, weight_D: Tensor, hidden_CD: Tensor, *, mean: float = 0.0) -> None:
+    """Put the probe into the head, with the mean score of these answers at `mean`."""
     head.weight.copy_(weight_D.to(head.weight))
     head.bias.zero_()
-    head.bias.copy_(-head(hidden_CD).mean())
+    head.bias.copy_(mean - head(hidden_CD).mean())

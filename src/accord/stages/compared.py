@@ -128,11 +128,15 @@ def pair_tensors(
     return (torch.tensor(a), torch.tensor(b), *numbers)  # type: ignore[return-value]
 
 
+def strength(c: Comparison) -> int:
+    """How strongly `a` is preferred: 0 for a tie, else the margin in whole grades, at least 1."""
+    return 0 if c.label == 0.5 else max(1, round(c.margin))
+
+
 def scored_pairs(row: Compared, scores_C: Tensor) -> list[ScoredPair]:
     texts = [c.text for c in row.group.completions]
     pairs = []
     for c in row.said:
-        strength = 0 if c.label == 0.5 else max(1, round(c.margin))
         first = 0
         if c.judgement is not None:
             # In the ledger slot 0 is whichever stood first in the item; here `a` is the preferred one.
@@ -145,7 +149,7 @@ def scored_pairs(row: Compared, scores_C: Tensor) -> list[ScoredPair]:
                 score_b=float(scores_C[c.b]),
                 length_a=len(texts[c.a]),
                 length_b=len(texts[c.b]),
-                strength=strength,
+                strength=strength(c),
                 shown_first=first,
                 item_id=c.judgement.item_id if c.judgement else "",
                 rater=c.judgement.rater if c.judgement else "",

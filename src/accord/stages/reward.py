@@ -1,17 +1,17 @@
-"""Fit a Bradley-Terry reward model on preferences, and say how good it is."""
+"""Fit a reward model to what was said of answers (see reward_losses.py), and say how good it is."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from accord.config import RewardConfig
 from accord.data.batches import GroupBatch, collate, plan
@@ -19,11 +19,10 @@ from accord.data.render import Encoded
 from accord.evaluation.report_card import report_card
 from accord.models.forward import hidden_states, layer_count
 from accord.models.heads import ScalarHead, head_dtype, pooled_size
-from accord.objectives.bradley_terry import bradley_terry_loss
-from accord.objectives.rao_kupper import rao_kupper_loss
+from accord.objectives.ordinal import ordered_thresholds, raw_thresholds
 from accord.records import Terms
 from accord.rewards.learned import ADAPTER, TrunkReward
-from accord.rewards.probe import fit_probe, start_head
+from accord.rewards.probe import start_head
 from accord.stages.common import (
     Bench,
     data_hash,
@@ -35,40 +34,81 @@ from accord.stages.common import (
     order,
     write_json,
 )
-from accord.stages.compared import (
-    Compared,
-    aggregated,
-    judges_ceiling,
-    pair_tensors,
-    read_compared,
-    scored_pairs,
+from accord.stages.compared import aggregated, judges_ceiling, scored_pairs
+from accord.stages.pairs import Judged, split_by_prompt
+from accord.stages.reward_losses import (
+    LOSSES,
+    RewardLoss,
+    Seen,
+    check,
+    features,
+    locate_steps,
+    mean_score,
+    n_grades,
 )
-from accord.stages.pairs import split_by_prompt
 from accord.training.engine import Engine, ParameterGroup
 from accord.training.run import Metrics, Run, run_steps
+
+Rows = Sequence[tuple[Judged[Any], Encoded]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is fitted: a reward model, and the thresholds between grades where the loss has some."""
+
+    config: RewardConfig
+    bench: Bench
+    reward: TrunkReward
+    raw_thresholds: nn.Parameter | None = None
+
+    @property
+    def loss(self) -> RewardLoss:
+        return LOSSES[self.config.loss]
+
+    def see(self, batch: GroupBatch) -> Seen:
+        scores, logits_CT = self.reward.forward(batch), None
+        if self.config.loss == "process":
+            assert scores.hidden_FD is not None
+            logits_CT = self.reward.head(scores.hidden_FD[batch.stands_CT])
+        return Seen(scores.scores_C, logits_CT, self.raw_thresholds)
+
+    def terms(self, item: tuple[GroupBatch, Sequence[Judged[Any]]]) -> Terms:
+        return self.loss.terms(self.config, item[1], self.see(item[0]))
+
+    def batches(self, rows: Rows) -> Iterator[tuple[GroupBatch, list[Judged[Any]]]]:
+        for part in plan([e for _, e in rows], self.config.optim.tokens_per_microbatch):
+            batch = collate([rows[i][1] for i in part], shared=self.bench.shared)
+            yield batch, [rows[i][0] for i in part]
+
+    def parameters(self) -> dict[str, ParameterGroup]:
+        rate = self.config.optim.learning_rate
+        found = {
+            ADAPTER: ParameterGroup(self.bench.trunk.parameters(ADAPTER), rate),
+            "head": ParameterGroup(dict(self.reward.head.named_parameters()), rate),
+        }
+        if self.raw_thresholds is not None:
+            found["thresholds"] = ParameterGroup({"raw": self.raw_thresholds}, rate)
+        return found
 
 
 def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (adapter, head, accord.json), `out/metrics.jsonl`, `out/result.json`."""
-    rows = read_compared(config.data, config.strict, console)
+    check(config)
+    rows = LOSSES[config.loss].read(config, console)
     bench = open_bench(config.model, config.dtype)
-    layers = max(1, round(config.depth * layer_count(bench.loaded.model))) if config.depth < 1 else None
-    bench.trunk.add(ADAPTER, config.lora, seed=mix_seed(config.seed, 2), depth=layers)
-    kept = keep_fitting(rows, lambda r: bench.renderer.group(r.group), config.max_length, "prompts", console)
+    kept: Rows = keep_fitting(
+        rows, lambda r: bench.renderer.group(r.group), config.max_length, "prompts", console
+    )
+    if config.loss == "process":
+        kept = [locate_steps(row, e, bench.renderer, config.step_separator) for row, e in kept]
     said, held_out = split_by_prompt(kept, config.held_out, config.seed)
     train = aggregated(said, config.aggregate, config.data, console)
-    size = pooled_size(config.pooling, bench.hidden_size)
-    head = ScalarHead(size, seed=mix_seed(config.seed, 3), dtype=head_dtype(bench.loaded.model.dtype))
-    reward = TrunkReward(bench.trunk, head, config.pooling, layers)
-    if config.probe_penalty is not None:
-        _start_at_probe(reward, train, bench, config)
-    history = _fit(config, train, reward, bench, console)
-    scored = _score_all(held_out or said, reward, bench, config.optim.tokens_per_microbatch)
-    shift, scale = _normalise(reward.head, scored)
-    pairs = [p for row, s in scored for p in scored_pairs(row, (s - shift) / scale)]
-    card = report_card(pairs, ceiling=judges_ceiling(rows), seed=config.seed)
+    fit = build(config, bench, train)
+    history = _train(fit, train, console)
+    graded = held_out or said
     record = {
         "stage": "reward",
+        "loss": config.loss,
         "base": bench.loaded.source,
         "data": config.data,
         "prompts": len(train),
@@ -78,75 +118,56 @@ def run(config: RewardConfig, console: Console) -> dict[str, Any]:
         "judgements": sum(len(r.said) for r, _ in said),
         "steps": len(history),
     }
-    _save(reward, bench, config.out / "model", record)
-    result = {**record, "card": card.to_json(), "model": str(config.out / "model")}
+    result = {**record, "held_out": _means(fit, graded), **_card(fit, graded, rows)}
+    _save(fit.reward, bench, config.out / "model", record)
+    result["model"] = str(config.out / "model")
     write_json(config.out / "result.json", result)
     return result
 
 
+def build(config: RewardConfig, bench: Bench, train: Rows) -> Fit:
+    """The adapter and the head, which starts as a linear probe unless it is to be random."""
+    layers = max(1, round(config.depth * layer_count(bench.loaded.model))) if config.depth < 1 else None
+    bench.trunk.add(ADAPTER, config.lora, seed=mix_seed(config.seed, 2), depth=layers)
+    size, dtype = pooled_size(config.pooling, bench.hidden_size), head_dtype(bench.loaded.model.dtype)
+    head = ScalarHead(size, seed=mix_seed(config.seed, 3), dtype=dtype)
+    raw = None
+    if config.loss == "ordinal":
+        grades = n_grades([row for row, _ in train], config.data)
+        raw = nn.Parameter(raw_thresholds(torch.arange(1, grades + 1, dtype=dtype) - 0.5))
+    fit = Fit(config, bench, TrunkReward(bench.trunk, head, config.pooling, layers), raw)
+    if config.probe_penalty is not None:
+        _start_at_probe(fit, train, config.probe_penalty)
+    return fit
+
+
 @torch.no_grad()
-def _start_at_probe(
-    reward: TrunkReward, train: Sequence[tuple[Compared, Encoded]], bench: Bench, config: RewardConfig
-) -> None:
+def _start_at_probe(fit: Fit, train: Rows, penalty: float) -> None:
     """Start the head as a linear probe of the bare trunk (the fresh adapter changes nothing yet)."""
-    hidden: list[Tensor] = []
-    rows: list[Compared] = []
-    for part in plan([e for _, e in train], config.optim.tokens_per_microbatch):
-        batch = collate([train[i][1] for i in part], shared=bench.shared)
-        with bench.trunk.use(None) as model:
-            hidden.append(reward.pooled(hidden_states(model, batch, layers=reward.layers), batch))
-        rows += [train[i][0] for i in part]
-    hidden_CD = torch.cat(hidden)
-    a_P, b_P, label_P, _, weight_P = pair_tensors(rows, torch.float64)
-    assert config.probe_penalty is not None
+    found: list[Tensor] = []
+    rows: list[Judged[Any]] = []
+    for batch, members in fit.batches(train):
+        with fit.bench.trunk.use(None) as model:
+            hidden_FD = hidden_states(model, batch, layers=fit.reward.layers)
+        found.append(
+            features(fit.config, fit.reward.pooled(hidden_FD, batch), hidden_FD[batch.stands_CT], members)
+        )
+        rows += members
+    hidden_ND = torch.cat(found)
     with torch.enable_grad():
-        weight_D = fit_probe(hidden_CD, a_P, b_P, label_P, weight_P, penalty=config.probe_penalty)
-    start_head(reward.head, weight_D, hidden_CD)
+        weight_D = fit.loss.probe(hidden_ND, rows, penalty)
+    start_head(fit.reward.head, weight_D, hidden_ND, mean=mean_score(rows))
 
 
-def _fit(
-    config: RewardConfig,
-    train: Sequence[tuple[Compared, Encoded]],
-    reward: TrunkReward,
-    bench: Bench,
-    console: Console,
-) -> list[Metrics]:
-    engine = Engine(
-        {
-            ADAPTER: ParameterGroup(bench.trunk.parameters(ADAPTER), config.optim.learning_rate),
-            "head": ParameterGroup(dict(reward.head.named_parameters()), config.optim.learning_rate),
-        },
-        config.optim,
-    )
+def _train(fit: Fit, train: Rows, console: Console) -> list[Metrics]:
+    config, engine = fit.config, Engine(fit.parameters(), fit.config.optim)
     n_steps = max(1, math.ceil(config.epochs * len(train) / config.batch_size))
 
-    likelihood = bradley_terry_loss
-    if config.ties == "rao-kupper":
-        likelihood = partial(rao_kupper_loss, threshold=config.tie_threshold)
-
-    def loss(item: tuple[GroupBatch, Sequence[Compared]]) -> Terms:
-        batch, rows = item
-        scores_C = reward.forward(batch).scores_C
-        a_P, b_P, label_P, margin_P, weight_P = pair_tensors(rows, scores_C.dtype)
-        return likelihood(
-            scores_C[a_P],
-            scores_C[b_P],
-            label_P=label_P,
-            margin_P=config.margin_coef * margin_P,
-            weight_P=weight_P,
-            label_smoothing=config.label_smoothing,
-            center_coef=config.center_rewards_coefficient,
-        )
-
     def step(number: int) -> Metrics:
-        chosen = order(len(train), config.batch_size, number, config.seed)
-        encoded = [train[i][1] for i in chosen]
-        batches = [
-            (collate([encoded[i] for i in part], shared=bench.shared), [train[chosen[i]][0] for i in part])
-            for part in plan(encoded, config.optim.tokens_per_microbatch)
-        ]
-        weight = sum(train[i][0].weight for i in chosen)
-        return engine.step(batches, loss, count=weight, progress=(number + 0.5) / n_steps)
+        chosen = [train[i] for i in order(len(train), config.batch_size, number, config.seed)]
+        weight = sum(row.weight for row, _ in chosen)
+        progress = (number + 0.5) / n_steps
+        return engine.step(list(fit.batches(chosen)), fit.terms, count=weight, progress=progress)
 
     job = Run(
         config.out,
@@ -159,9 +180,36 @@ def _fit(
     return run_steps(job, engine, step, console)
 
 
+@torch.no_grad()
+def _means(fit: Fit, rows: Rows) -> dict[str, float]:
+    """The loss's own metrics over rows that were not trained on, before the scores are put to scale."""
+    sums: dict[str, list[float]] = {}
+    for item in fit.batches(rows):
+        for name, (value, count) in fit.terms(item).metrics.items():
+            total = sums.setdefault(name, [0.0, 0.0])
+            total[0] += float(value)
+            total[1] += float(count)
+    return {name: value / count for name, (value, count) in sorted(sums.items()) if count}
+
+
+def _card(fit: Fit, graded: Rows, rows: Sequence[Judged[Any]]) -> dict[str, Any]:
+    """The report card, None where the feedback has no pairs. Scores are put to scale where that is free."""
+    scored = _score_all(graded, fit.reward, fit.bench, fit.config.optim.tokens_per_microbatch)
+    shift, scale = _normalise(fit.reward.head, scored) if fit.loss.compares else (0.0, 1.0)
+    pairs = [p for row, s in scored for p in scored_pairs(fit.loss.pairs(row), (s - shift) / scale)]
+    decided = any(p.strength for p in pairs)
+    ceiling = judges_ceiling([fit.loss.pairs(row) for row in rows])
+    found: dict[str, Any] = {
+        "card": report_card(pairs, ceiling=ceiling, seed=fit.config.seed).to_json() if decided else None
+    }
+    if fit.raw_thresholds is not None:
+        found["thresholds"] = (ordered_thresholds(fit.raw_thresholds.detach()) / scale).tolist()
+    return found
+
+
 def _score_all(
-    rows: Sequence[tuple[Compared, Encoded]], reward: TrunkReward, bench: Bench, tokens: int
-) -> list[tuple[Compared, Tensor]]:
+    rows: Rows, reward: TrunkReward, bench: Bench, tokens: int
+) -> list[tuple[Judged[Any], Tensor]]:
     found: dict[int, Tensor] = {}
     for part in plan([e for _, e in rows], tokens):
         batch = collate([rows[i][1] for i in part], shared=bench.shared)
@@ -173,7 +221,7 @@ def _score_all(
 
 
 @torch.no_grad()
-def _normalise(head: ScalarHead, scored: Sequence[tuple[Compared, Tensor]]) -> tuple[float, float]:
+def _normalise(head: ScalarHead, scored: Sequence[tuple[Judged[Any], Tensor]]) -> tuple[float, float]:
     """Shift and scale the head so that these answers (the sampling policy's) have mean 0 and deviation 1."""
     scores = torch.cat([s for _, s in scored])
     shift, scale = float(scores.mean()), max(float(scores.std()), 1e-6)

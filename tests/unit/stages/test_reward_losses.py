@@ -1,0 +1,200 @@
+"""Reward models fitted to rankings, grades, scores and steps end at known optima."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from accord.config import RewardConfig
+from accord.data.render import Renderer
+from accord.errors import ConfigError, DataError
+from accord.stages import reward
+from accord.stages.pairs import Judged
+from accord.stages.reward_losses import LOSSES, Solution, locate_steps
+from tiny import tiny_llama, tiny_tokenizer
+
+QUIET = Console(quiet=True)
+ANSWERS = ("aaaa", "bbbb", "cccc")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_llama(seed=1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def fitted(model: Path, out: Path, loss: str, rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "model": str(model),
+        "data": str(out / "rows.jsonl"),
+        "loss": loss,
+        "held_out": 0.0,
+        "epochs": 120,
+        "batch_size": len(rows),
+        "lora": {"r": 4},
+        "optim": {"learning_rate": 2e-2, "schedule": "linear", "adam_beta2": 0.99},
+        "out": out,
+    }
+    return reward.run(RewardConfig.model_validate({**values, **changes}), QUIET)
+
+
+def learned(result: dict[str, Any]) -> float:
+    return float(result["held_out"]["loss/reward_avg"])
+
+
+def test_rankings_end_at_the_entropy_of_plackett_luce(model: Path, tmp_path: Path) -> None:
+    """Weighted by their chances, all orders of three are a population: the best loss is its entropy."""
+    truth = {"aaaa": 0.0, "bbbb": 1.0, "cccc": 2.0}
+
+    def chance(order: tuple[str, ...]) -> float:
+        left = [[math.exp(truth[a]) for a in order[i:]] for i in range(3)]
+        return math.prod(weights[0] / sum(weights) for weights in left)
+
+    orders = list(itertools.permutations(ANSWERS))
+    rows = [
+        {"prompt": "Q", "completions": list(order), "ranking": [1, 2, 3], "weight": chance(order)}
+        for order in orders
+    ]
+    entropy = -sum(chance(order) * math.log(chance(order)) for order in orders)
+    result = fitted(model, tmp_path, "plackett-luce", rows)
+    assert entropy - 1e-9 <= learned(result) < entropy + 2e-3
+    assert result["held_out"]["rewards/margins"] > 0.3
+    assert result["card"]["n"] == 18
+
+
+def test_scores_are_ranked_and_ties_are_ties(model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "completions": list(ANSWERS), "scores": [5, 1, 1]} for i in range(2)]
+    result = fitted(model, tmp_path, "plackett-luce", rows, epochs=20)
+    assert result["held_out"]["rewards/accuracies"] == 1.0
+    assert (result["card"]["n"], result["card"]["n_ties"]) == (4, 2)
+
+
+def test_regression_comes_to_the_weighted_mean_rating(model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Q", "completion": "aaaa", "score": 1.0},
+        {"prompt": "Q", "completion": "aaaa", "score": 4.0, "weight": 0.5},
+        {"prompt": "Q", "completions": ["bbbb", "cccc"], "scores": [7.0, None]},
+    ]
+    single, several = rows[:2], rows[2:]
+    with pytest.raises(DataError, match=r"Known here: scores \(prompt, completions, scores\); score"):
+        fitted(model, tmp_path / "mixed", "regression", [{"prompt": "Q", "completion": "a", "label": True}])
+    result = fitted(model, tmp_path / "single", "regression", single)
+    assert learned(result) == pytest.approx(2.0, abs=1e-3)  # the weighted variance of 1 and 4 about 2
+    assert result["held_out"]["rewards/mean"] == pytest.approx(2.0, abs=0.02)
+    assert result["card"] is None
+    result = fitted(model, tmp_path / "several", "regression", several)
+    assert result["held_out"]["rewards/mean"] == pytest.approx(7.0, abs=0.05)
+
+
+def test_grades_end_at_their_frequencies(model: Path, tmp_path: Path) -> None:
+    """One pair with outcomes 0 to 3: thresholds can fit every share, so the best loss is the entropy."""
+    shares = {3: 0.1, 2: 0.2, 1: 0.3, 0: 0.2, -1: 0.2}
+    rows = [
+        {
+            "prompt": "Q",
+            "chosen": "aaaa" if grade >= 0 else "bbbb",
+            "rejected": "bbbb" if grade >= 0 else "aaaa",
+            "weight": share,
+            **({"margin": abs(grade)} if grade else {"tie": True}),
+        }
+        for grade, share in shares.items()
+    ]
+    result = fitted(model, tmp_path, "ordinal", rows, epochs=400)
+    # Five shares, but only three thresholds and one difference for six free outcomes (-3 to 3).
+    best = math.inf
+    grid = [torch.linspace(0.05, 3.0, 30, dtype=torch.float64)] * 3
+    t1, t2, t3 = torch.meshgrid(*grid, indexing="ij")
+    t2, t3 = t1 + t2, t1 + t2 + t3
+    for d in torch.linspace(-0.5, 1.5, 21, dtype=torch.float64):
+        below = [torch.sigmoid(edge - d) for edge in (-t3, -t2, -t1, t1, t2, t3)]
+        nll = -(
+            0.2 * (below[2] - below[1]).log()
+            + 0.2 * (below[3] - below[2]).log()
+            + 0.3 * (below[4] - below[3]).log()
+            + 0.2 * (below[5] - below[4]).log()
+            + 0.1 * (1 - below[5]).log()
+        )
+        best = min(best, float(nll.min()))
+    assert learned(result) == pytest.approx(best, abs=5e-3)
+    assert len(result["thresholds"]) == 3
+    assert result["thresholds"] == sorted(result["thresholds"])
+
+
+def test_steps_end_at_their_own_chances(model: Path, tmp_path: Path) -> None:
+    """Soft labels: the best loss is the entropy of each step's label, and hard ones are told apart."""
+    rows = [{"prompt": "Q", "completions": ["1+1", "=3", "so"], "labels": [0.9, 0.25, 0.5]}]
+    result = fitted(model, tmp_path / "soft", "process", rows)
+    entropy = -sum(p * math.log(p) + (1 - p) * math.log(1 - p) for p in (0.9, 0.25, 0.5)) / 3
+    assert entropy - 1e-6 <= learned(result) < entropy + 5e-3
+    assert result["card"] is None
+    rows = [
+        {"prompt": f"Q{i}", "completions": ["ok", "bad", "ok"], "labels": [True, False, True]}
+        for i in range(4)
+    ]
+    result = fitted(model, tmp_path / "hard", "process", rows, epochs=40)
+    assert result["held_out"]["rewards/accuracies"] == 1.0
+
+
+def test_a_step_ends_with_the_token_that_completes_its_separator() -> None:
+    renderer = Renderer(tiny_tokenizer())
+    from accord.records import Group, Prompt
+
+    group = Group.of(Prompt.of("Q", source="f:1"), "ab\ncdé\nf")
+    said = (Solution(0, ("ab", "cdé", "f"), (1.0, 0.0, 1.0)),)
+    encoded = renderer.group(group)
+    row, _ = locate_steps(Judged(group, said), encoded, renderer, "\n")
+    # Bytes: a b \n c d é(2) \n f <end>
+    assert row.said[0].ends == (2, 7, 9) and len(encoded.completion_ids[0]) == 10
+    assert row.said[0].weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "process", "pooling": "last+mean"}, "pooling must be last"),
+        ({"loss": "regression", "aggregate": "majority"}, "aggregate: majority is for comparisons"),
+        ({"loss": "plackett-luce", "ties": "rao-kupper"}, "ties: rao-kupper goes with loss: bradley-terry"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    loss = changes.pop("loss")
+    with pytest.raises(ConfigError, match=message):
+        fitted(model, tmp_path, loss, [{"prompt": "Q"}], **changes)
+
+
+def test_margins_that_are_no_grades_are_refused(model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b", "margin": 57.0}]
+    with pytest.raises(DataError, match="margins up to 57 are no grades of preference"):
+        fitted(model, tmp_path, "ordinal", rows)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_micro_batches_do_not_change_what_is_learned(model: Path, tmp_path: Path, loss: str) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "plackett-luce": {"completions": list(ANSWERS), "ranking": [2, 1, 2]},
+        "regression": {"completions": list(ANSWERS), "scores": [1.0, 2.0, 4.0]},
+        "process": {"completions": ["a", "bb", "c"], "labels": [1, 0, 0.3]},
+    }
+    pair = {"chosen": "aaaa", "rejected": "bb", "margin": 2.0}
+    rows = [{"prompt": f"Q{i}" * (1 + i), "weight": 1.0 + i, **kinds.get(loss, pair)} for i in range(4)]
+    found = []
+    for tokens in (1, 9999):
+        optim = {"learning_rate": 1e-2, "tokens_per_microbatch": tokens, "adam_epsilon": 1e-3}
+        out = tmp_path / str(tokens)
+        result = fitted(model, out, loss, rows, epochs=3, optim=optim, dtype="float64")
+        found.append((result["held_out"], [json.loads(x)["loss"] for x in (out / "metrics.jsonl").open()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
