@@ -6,12 +6,13 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from accord.ledger import answers, judging, projects, queue
+from accord.ledger import answers, judging, queue
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
 from accord.ledger.schema import assignment
+from accord.ledger.team_schema import project_guideline
 from accord.web.render import LONGEST_MARKDOWN, render_text
 
 FLAGS = ("unsafe", "false", "off-topic", "leaks-identity")
@@ -59,8 +60,8 @@ def shown_turn(role: str, content: str) -> dict[str, str]:
 
 def guideline_number(connection: Connection, project_id: str, guideline_id: str) -> int | None:
     """The newest version with this text; None where the project never had it."""
-    versions = projects.guidelines(connection, project_id)
-    return next((version.n for version in versions if version.id == guideline_id), None)
+    mine = (project_guideline.c.project_id == project_id) & (project_guideline.c.guideline_id == guideline_id)
+    return connection.execute(select(func.max(project_guideline.c.n)).where(mine)).scalar()
 
 
 def answered_question(connection: Connection, judgement_id: str, project: Project) -> dict[str, Any]:
