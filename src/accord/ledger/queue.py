@@ -255,17 +255,17 @@ def lease(
 
 def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
     """The items that this rater holds, in the order they came; their leases run `seconds` from now."""
-    expire(connection, now)
     mine = (assignment.c.annotator_id == rater.id) & (assignment.c.state == "leased")
-    of_project = assignment.c.item_id.in_(
-        select(project_item.c.item_id).where(project_item.c.project_id == project)
-    )
-    found = select(assignment.c.id).join(item).where(mine, of_project)
-    found = found.order_by(assignment.c.leased_at, item.c.seq)
-    ids = connection.execute(found).scalars().all()
+    of_project = mine & (assignment.c.lease_expires_at > now) & (project_item.c.project_id == project)
+    joined = assignment.join(item).join(project_item, project_item.c.item_id == item.c.id)
+    found = select(assignment.c.id).select_from(joined).where(of_project)
+    ids = connection.execute(found.order_by(assignment.c.leased_at, item.c.seq)).scalars().all()
+    if not ids:
+        return []
     renewed = update(assignment).where(assignment.c.id.in_(ids))
     connection.execute(renewed.values(lease_expires_at=later(now, seconds)))
-    return [find_assignment(connection, assignment_id)[0] for assignment_id in ids]
+    places = find_assignments(connection, ids)
+    return [places[assignment_id][0] for assignment_id in ids]
 
 
 def _assignment_row(
@@ -294,15 +294,43 @@ def _shown(row: Mapping[str, Any], pseudonym: str, group: Group) -> Assignment:
 
 def find_assignment(connection: Connection, assignment_id: str) -> tuple[Assignment, Rater, str]:
     """The assignment, its rater, and its state."""
-    joined = select(assignment, annotator.c.pseudonym, annotator.c.kind).join(annotator)
-    row = connection.execute(joined.where(assignment.c.id == assignment_id)).mappings().first()
-    if row is None:
+    found = find_assignments(connection, [assignment_id])
+    if assignment_id not in found:
         raise LedgerError(f"assignment {assignment_id!r} is not in the ledger; lease one")
-    order = select(presentation.c.slot).where(presentation.c.assignment_id == assignment_id)
-    shown = tuple(connection.execute(order.order_by(presentation.c.position)).scalars())
-    group = read_groups(connection, [row["item_id"]])[row["item_id"]]
-    found = Assignment(row["id"], row["item_id"], row["pseudonym"], group, shown, row["guideline_id"])
-    return found, Rater(row["annotator_id"], row["pseudonym"], row["kind"]), row["state"]
+    return found[assignment_id]
+
+
+def find_assignments(
+    connection: Connection, assignment_ids: Iterable[str]
+) -> dict[str, tuple[Assignment, Rater, str]]:
+    """The same for some assignments, by id; those that are not there are left out."""
+    joined = assignment.join(annotator).outerjoin(presentation)
+    columns = select(assignment, annotator.c.pseudonym, annotator.c.kind, presentation.c.slot)
+    columns = columns.select_from(joined).order_by(presentation.c.position)
+    rows = [
+        row
+        for some in chunks(assignment_ids)
+        for row in connection.execute(columns.where(assignment.c.id.in_(some)))
+    ]
+    shown: dict[str, list[int]] = {}
+    for row in rows:
+        shown.setdefault(row.id, []).append(row.slot)
+    groups = read_groups(connection, {row.item_id for row in rows})
+    return {
+        row.id: (
+            Assignment(
+                row.id,
+                row.item_id,
+                row.pseudonym,
+                groups[row.item_id],
+                tuple(shown[row.id]),
+                row.guideline_id,
+            ),
+            Rater(row.annotator_id, row.pseudonym, row.kind),
+            row.state,
+        )
+        for row in rows
+    }
 
 
 def require_place(connection: Connection, found: Assignment, rater: Rater) -> None:

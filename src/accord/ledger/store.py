@@ -193,18 +193,20 @@ def _to_completion(row: Row[Any]) -> Completion:
 
 def read_groups(connection: Connection, item_ids: Iterable[str]) -> dict[str, Group]:
     """The groups of items by item id, completions in canonical slots; unknown ids are left out."""
-    candidates: dict[str, list[str]] = {}
+    candidates: dict[str, list[Completion]] = {}
     prompt_of: dict[str, str] = {}
-    table = schema.item_candidate.c
-    columns = select(table.item_id, table.completion_id, schema.item.c.prompt_id).join(schema.item)
+    table = schema.item_candidate
+    joined = table.join(schema.item).join(schema.completion).outerjoin(schema.sampling)
+    columns = select(schema.completion, schema.sampling.c.settings, table.c.item_id).select_from(joined)
+    columns = columns.add_columns(schema.item.c.prompt_id.label("item_prompt"))
     for some in chunks(set(item_ids)):
-        rows = connection.execute(columns.where(table.item_id.in_(some)).order_by(table.item_id, table.slot))
+        rows = connection.execute(
+            columns.where(table.c.item_id.in_(some)).order_by(table.c.item_id, table.c.slot)
+        )
         for row in rows:
-            candidates.setdefault(row.item_id, []).append(row.completion_id)
-            prompt_of[row.item_id] = row.prompt_id
-    completions = read_completions(connection, (c for slots in candidates.values() for c in slots))
+            candidates.setdefault(row.item_id, []).append(_to_completion(row))
+            prompt_of[row.item_id] = row.item_prompt
     prompts = read_prompts(connection, prompt_of.values())
     return {
-        item_id: Group(prompts[prompt_of[item_id]], tuple(completions[c] for c in slots))
-        for item_id, slots in candidates.items()
+        item_id: Group(prompts[prompt_of[item_id]], tuple(slots)) for item_id, slots in candidates.items()
     }
