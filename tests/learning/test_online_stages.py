@@ -238,6 +238,75 @@ def test_groups_of_equal_rewards_teach_nothing_and_can_be_left_out(
     assert all(torch.equal(value, start[name]) for name, value in weights(tmp_path).items())
 
 
+def half(groups: Sequence[Group], batch: GroupBatch) -> Scores:
+    """Every other prompt's answers all score the same."""
+    even_C = torch.tensor([int(g.prompt.messages[-1].content[4]) % 2 for g in groups for _ in g.completions])
+    return Scores(torch.where(even_C == 0, 1.0, printable(groups, batch).scores_C))
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 8])
+def test_groups_of_equal_rewards_are_replaced(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    monkeypatch.setattr(online, "open_reward", lambda *_: half)
+    changes = {"iterations": 3, "drop_equal_groups": True, "resample_rounds": rounds, "checkpoint_every": 1}
+    config = online_config(world, "grpo", tmp_path / "whole", **changes)
+    seen: list[Any] = []
+    credit = METHODS[settings.GrpoConfig].credit
+
+    def watched(c: Any, r: online.Rollouts, kl_coef: float) -> Any:
+        found = credit(c, r, kl_coef)
+        seen.append((len(r.groups), {g.prompt.messages[-1].content for g in r.groups}, found.keep_C))
+        assert r.group_C.tolist() == [g for g, e in enumerate(r.encoded) for _ in e.completion_ids]
+        rows = range(len(r.mask_CT))
+        logps = [logp for g in r.groups for c in g.completions for logp in c.logps]
+        assert [x for i in rows for x in r.sampler_logps_CT[i][r.mask_CT[i]].tolist()] == pytest.approx(logps)
+        return found
+
+    from dataclasses import replace
+
+    monkeypatch.setitem(METHODS, settings.GrpoConfig, replace(METHODS[settings.GrpoConfig], credit=watched))  # type: ignore[arg-type]
+    online.run(config, QUIET)
+    rows = logged(tmp_path / "whole")
+    for row, (groups, prompts, keep_C) in zip(rows, seen, strict=True):
+        if rounds == 0:
+            assert "resample/rounds" not in row and not keep_C.all()
+            continue
+        assert keep_C.all() and all(int(p[4]) % 2 for p in prompts)
+        assert row["resample/rounds"] <= rounds
+        assert row["resample/kept"] == pytest.approx(groups / row["resample/groups"])
+        assert row["frac_reward_zero_std"] > 0  # of the first sampling, before any was left out
+        if rounds == 8:
+            assert groups == config.prompts_per_iteration
+    if rounds == 8:  # a resumed run draws the same
+        cut = tmp_path / "cut"
+        iterate, online_iterate = online.Online.iterate, {"left": 2}
+
+        def stopping(self: online.Online, number: int) -> dict[str, float]:
+            online_iterate["left"] -= 1
+            if online_iterate["left"] < 0:
+                raise RuntimeError("power cut")
+            return iterate(self, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(online.Online, "iterate", stopping)
+            with pytest.raises(RuntimeError, match="power cut"):
+                online.run(config.model_copy(update={"out": cut}), QUIET)
+        online.run(config.model_copy(update={"out": cut}), QUIET)
+        assert logged(cut) == rows
+
+
+def test_where_all_rewards_are_equal_resampling_ends(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "open_reward", lambda *_: constant)
+    changes = {"iterations": 1, "drop_equal_groups": True, "resample_rounds": 2}
+    online.run(online_config(world, "grpo", tmp_path, **changes), QUIET)
+    (row,) = logged(tmp_path)
+    assert (row["resample/rounds"], row["resample/groups"], row["resample/kept"]) == (2, 18, 0)
+    assert row["updates"] == 0
+
+
 def test_answers_that_were_cut_off_can_be_left_out(world: Path, tmp_path: Path) -> None:
     """No answer of this policy ends by itself within two tokens."""
     changes = {"iterations": 1, "max_new_tokens": 2, "mask_truncated_completions": True}
@@ -344,6 +413,7 @@ def test_a_policy_that_is_not_its_reference_at_step_0_is_refused(
     ("method", "changes", "message"),
     [
         ("grpo", {"overlong_buffer": 7}, "overlong_buffer = 7 is longer than max_new_tokens = 6"),
+        ("grpo", {"resample_rounds": 2}, "resample_rounds replaces groups that drop_equal_groups leaves out"),
         ("reinforce++", {"baseline": "group", "k": 1}, "k must be at least 2"),
     ],
 )

@@ -82,8 +82,26 @@ def test_reaches_the_optimum(name: str) -> None:
     assert share_of_gain(World.random(0), METHODS[name]) >= 0.95
 
 
-def prefix_blind_optimum(world: World) -> Tensor:
-    """Where KL in the loss must end: π(a|s) ∝ π_ref(a|s) exp(Q(s, a)/β), by backward induction.
+def by_forward_kl(ref_V: Tensor, q_V: Tensor) -> Tensor:
+    """The best of E[Q] - β KL(π || π_ref): π ∝ π_ref exp(Q/β)."""
+    return (ref_V + q_V / BETA).log_softmax(0)
+
+
+def by_reverse_kl(ref_V: Tensor, q_V: Tensor) -> Tensor:
+    """The best of E[Q] - β KL(π_ref || π): where the gradients π (Q - E[Q]) and β (π - π_ref) are equal.
+
+    So π = β π_ref / (λ - Q), with the one λ > max Q that makes it sum to 1, found by bisection.
+    """
+    low, high = float(q_V.max()), float(q_V.max()) + BETA
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_much = float((BETA * ref_V.exp() / (middle - q_V)).sum()) > 1
+        low, high = (middle, high) if too_much else (low, middle)
+    return (BETA * ref_V.exp() / (high - q_V)).log()
+
+
+def prefix_blind_optimum(world: World, best: Callable[[Tensor, Tensor], Tensor] = by_forward_kl) -> Tensor:
+    """Where KL in the loss must end, by backward induction: each position's `best` by itself.
 
     Q counts the reward to come but not the KL to come: each position's KL holds the prefixes fixed.
     """
@@ -99,7 +117,7 @@ def prefix_blind_optimum(world: World) -> Tensor:
                     for y in after
                 ]
             )
-            logps_PSV[p, s] = (world.ref_PSV[p, s] + q_V / BETA).log_softmax(0)
+            logps_PSV[p, s] = best(world.ref_PSV[p, s], q_V)
             value_PS[p, s] = (logps_PSV[p, s].exp() * q_V).sum()
     return of_all(logps_PSV)
 
@@ -114,6 +132,18 @@ def test_kl_in_the_loss_ends_at_its_own_optimum(estimator: str) -> None:
     learned, blind = ((world.objective(x) - start) / (best - start) for x in (learned_PK, blind_PK))
     assert float(learned) == pytest.approx(float(blind), abs=0.01)
     assert 0.9 < float(blind) < 0.97
+
+
+def test_k3_in_the_loss_ends_at_the_fixed_point_of_its_own_gradient() -> None:
+    """Not at that of the divergence whose value it estimates."""
+    world = World.random(0)
+    ref_V, q_V = world.ref_PSV[0, 0], world.rewards_PK[0, :3].to(world.ref_PSV)
+    probs_V = by_reverse_kl(ref_V, q_V).exp()
+    assert_close(probs_V * (q_V - probs_V @ q_V), BETA * (probs_V - ref_V.exp()))
+    learned_PK = train(world, by_grpo("k3"))
+    reverse_PK, forward_PK = prefix_blind_optimum(world, by_reverse_kl), prefix_blind_optimum(world)
+    assert (learned_PK.exp() - reverse_PK.exp()).abs().max() < 0.05
+    assert (learned_PK.exp() - forward_PK.exp()).abs().max() > 0.05
 
 
 def test_dividing_by_the_groups_deviation_finds_another_optimum() -> None:

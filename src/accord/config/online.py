@@ -120,6 +120,9 @@ class GrpoConfig(OnlineConfig):
         "group", description="advantages are divided by this deviation of the scores (Dr. GRPO: none)"
     )
     drop_equal_groups: bool = Field(False, description="leave out groups of equal scores (DAPO)")
+    resample_rounds: int = Field(
+        0, ge=0, description="and sample other prompts in their place, at most so many times (DAPO)"
+    )
     overlong_buffer: int = Field(
         0, ge=0, description="tokens before max_new_tokens over which a penalty grows (DAPO); 0 for none"
     )

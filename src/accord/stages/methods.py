@@ -100,14 +100,25 @@ def ppo_credit(c: PpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
     return _advantages(c, r, whiten(advantages_CT, r.mask_CT), returns_CT=returns_CT)
 
 
-def grpo_credit(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
-    rewards_C, keep_C = r.rewards_C, torch.ones_like(r.own_C)
+def grpo_rewards(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Tensor:
+    """The scores as they are compared within a group, after all that is taken from them; (C,)."""
+    rewards_C = r.rewards_C
     if c.overlong_buffer:
         lengths_C = r.mask_CT.sum(1)
         over_C = overlong_penalty(lengths_C, max_length=c.max_new_tokens, buffer=c.overlong_buffer)
         rewards_C = rewards_C - c.overlong_penalty * over_C.to(rewards_C)
     if c.use_kl_in_reward:
         rewards_C = minus_kl(rewards_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, kl_coef=kl_coef)
+    return rewards_C
+
+
+def useful_groups(c: GrpoConfig, r: Rollouts, kl_coef: float) -> list[int]:
+    """The groups whose rewards are not all equal: only they have a gradient."""
+    return r.group_C[varied_groups(grpo_rewards(c, r, kl_coef), r.group_C)].unique().tolist()
+
+
+def grpo_credit(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
+    rewards_C, keep_C = grpo_rewards(c, r, kl_coef), torch.ones_like(r.own_C)
     if c.drop_equal_groups:
         keep_C = keep_C & varied_groups(rewards_C, r.group_C)
     if c.mask_truncated_completions:
@@ -301,5 +312,7 @@ def check(config: OnlineConfig) -> None:
             f"overlong_buffer = {config.overlong_buffer} is longer than max_new_tokens = "
             f"{config.max_new_tokens}; lower it"
         )
+    if isinstance(config, GrpoConfig) and config.resample_rounds and not config.drop_equal_groups:
+        raise ConfigError("resample_rounds replaces groups that drop_equal_groups leaves out; set that, too")
     if isinstance(config, ReinforcePlusPlusConfig) and config.baseline == "group" and config.k < 2:
         raise ConfigError("baseline: group compares answers to one prompt, so k must be at least 2")

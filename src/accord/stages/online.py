@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from accord.config import KlControl, OnlineConfig, PpoConfig, XpoConfig
+from accord.config import GrpoConfig, KlControl, OnlineConfig, PpoConfig, XpoConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
@@ -41,9 +41,9 @@ from accord.stages.common import (
     write_json,
 )
 from accord.stages.critic import Critic
-from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check
+from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check, useful_groups
 from accord.stages.reference import start_tolerance
-from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, selected, summarise
+from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, join, selected, summarise
 from accord.stages.scorers import code_hashes, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
@@ -77,17 +77,44 @@ class Online:
         return getattr(self.config, "kl", None)
 
     def iterate(self, number: int) -> Metrics:
-        recompute = getattr(self.config, "importance_sampling_cap", None) is not None
-        rollouts = self.passes.roll_out(self.sample(number), recompute=recompute, first=number == 0)
-        kl_coef = self.extra["kl_coef"]
+        rollouts, kl_coef = self.roll_out(number), self.extra["kl_coef"]
+        metrics = {**summarise(rollouts, kl_coef), "kl_coef": kl_coef}  # of all, before any is left out
+        if isinstance(self.config, GrpoConfig) and self.config.resample_rounds:
+            rollouts, counted = self.resample(self.config, rollouts, number)
+            metrics |= counted
         credit = self.method.credit(self.config, rollouts, kl_coef)
-        metrics = {**summarise(rollouts, kl_coef), "kl_coef": kl_coef, **credit.metrics}
+        metrics |= credit.metrics
         metrics |= self.update(rollouts, credit, number)
         if self.kl is not None and self.kl.mode == "adaptive":
             self.extra["kl_coef"] = self.steer(
                 self.kl, metrics["objective/kl"], len(rollouts.mask_CT), number
             )
         return metrics
+
+    def roll_out(self, number: int, again: int = 0, missing: int | None = None) -> Rollouts:
+        recompute = getattr(self.config, "importance_sampling_cap", None) is not None
+        groups = self.sample(number, again, missing)
+        return self.passes.roll_out(groups, recompute=recompute, first=number == 0 and again == 0)
+
+    def resample(self, config: GrpoConfig, first: Rollouts, number: int) -> tuple[Rollouts, Metrics]:
+        """DAPO's dynamic sampling: other prompts in place of groups that teach nothing, for some rounds.
+
+        What still lacks then is done without; where no group at all is of use, the first ones are returned.
+        """
+        kl_coef, wanted, sampled, rounds = self.extra["kl_coef"], len(first.groups), len(first.groups), 0
+        parts = [(first, useful_groups(config, first, kl_coef))]
+        while (missing := wanted - sum(len(kept) for _, kept in parts)) and rounds < config.resample_rounds:
+            rounds += 1
+            more = self.roll_out(number, rounds, missing)
+            parts.append((more, useful_groups(config, more, kl_coef)))
+            sampled += missing
+        found = [(r, kept) for r, kept in parts if kept]
+        counted = {
+            "resample/rounds": float(rounds),
+            "resample/groups": float(sampled),
+            "resample/kept": sum(len(kept) for _, kept in found) / sampled,
+        }
+        return (join(found) if found else first), counted
 
     def steer(self, kl: KlControl, observed: float, n_episodes: int, number: int) -> float:
         """The next KL coefficient."""
@@ -99,13 +126,18 @@ class Online:
             coef, observed, target=target, n_episodes=n_episodes, horizon=kl.horizon, clip=kl.clip
         )
 
-    def sample(self, number: int) -> list[Group]:
-        """This iteration's groups, from the policy as it stands; with an explorer, its answers come last."""
-        c = self.config
-        prompts = [self.prompts[i] for i in order(len(self.prompts), c.prompts_per_iteration, number, c.seed)]
+    def sample(self, number: int, again: int = 0, missing: int | None = None) -> list[Group]:
+        """This iteration's groups, from the policy as it stands; with an explorer, its answers come last.
+
+        `again` counts the times that groups were replaced: then the next prompts come, as many as `missing`.
+        """
+        c, turns = self.config, 1 + getattr(self.config, "resample_rounds", 0)
+        turn = order(len(self.prompts), c.prompts_per_iteration, number * turns + again, c.seed)
+        prompts = [self.prompts[i] for i in turn[:missing]]
         self.bench.trunk.write_merged(POLICY, self.sampler.model)
         self.sampler.policy_version = f"{self.extra['run']}@{number}"
-        sampling = Sampling(c.temperature, c.top_p, c.max_new_tokens, seed=mix_seed(c.seed, number))
+        seed = mix_seed(c.seed, number, 2, again) if again else mix_seed(c.seed, number)
+        sampling = Sampling(c.temperature, c.top_p, c.max_new_tokens, seed=seed)
         groups = self.sampler.sample(prompts, c.k, sampling)
         if self.explorer is None:
             return groups

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accord.config import OnlineConfig
 from accord.data.batches import GroupBatch, collate, plan
@@ -182,6 +182,33 @@ class Passes:
             raise NumericsError(
                 f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token"
             )
+
+
+def join(parts: Sequence[tuple[Rollouts, Sequence[int]]]) -> Rollouts:
+    """One iteration's rollouts from the chosen groups of several samplings, in order."""
+    longest = max(r.mask_CT.shape[1] for r, _ in parts)
+    groups = [r.groups[g] for r, chosen in parts for g in chosen]
+    encoded = [r.encoded[g] for r, chosen in parts for g in chosen]
+    places = [torch.tensor([p for g in chosen for p in answer_rows(r.encoded)[g]]) for r, chosen in parts]
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(
+            [
+                nn.functional.pad(x[p], (0, 0) * (x.dim() - 2) + (0, longest - x.shape[1]))
+                if x.dim() > 1
+                else x[p]
+                for x, p in zip(tensors, places, strict=True)
+            ]
+        )
+
+    first = parts[0][0]
+    named = {f.name: [getattr(r, f.name) for r, _ in parts] for f in fields(Rollouts)}
+    tensors = {name: joined(found) for name, found in named.items() if isinstance(found[0], Tensor)}
+    if first.logps_CT is first.sampler_logps_CT:  # as `summarise` tells that they were not computed again
+        tensors["logps_CT"] = tensors["sampler_logps_CT"]
+    tensors["group_C"] = torch.tensor([g for g, e in enumerate(encoded) for _ in e.completion_ids])
+    scores = {name: joined([r.score_parts[name] for r, _ in parts]) for name in first.score_parts}
+    return replace(first, groups=groups, encoded=encoded, score_parts=scores, **tensors)
 
 
 def answer_rows(encoded: Sequence[Encoded]) -> list[list[int]]:
