@@ -8,6 +8,7 @@ ACCESS = "tests/web/test_server_access.py"
 GATE = "tests/web/test_server_gate.py"
 ENTRY = "tests/web/test_server_entry.py"
 RATER = "tests/web/test_server_rater.py"
+SIDES = "tests/web/test_server_sides.py"
 CLIENT = "tests/web/test_server_client.py"
 
 MUTANTS = [
@@ -144,7 +145,7 @@ MUTANTS = [
         "ledger/judging.py",
         "return displayed if shown[0] == 0 else -displayed",
         "return displayed",
-        f"{RATER} -k side",
+        SIDES,
         "sides are slots",
     ),
     Mutant(

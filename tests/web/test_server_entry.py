@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from accord.ledger.database import utc_now
 from accord.ledger.queue import later
 from accord.web.app import set_up_url
 from accord.web.auth import Site
-from accord.web.throttle import Throttle
 from web.conftest import Visits
 from web.world import ADDRESS, ORIGIN, PASSWORD, Visit, World
 
@@ -198,39 +196,6 @@ def test_good_sign_ins_do_not_pay_for_guesses(visit: Visits) -> None:
         if i % 3 == 0 and i < 19:
             assert visit().sign_in("viewer").status_code == 303
     assert visit().sign_in("viewer").status_code == 429
-
-
-def test_a_burst_gets_no_more_tries_than_its_share() -> None:
-    throttle, allowed = Throttle(5, 60.0), []
-    gate = threading.Barrier(16)
-
-    def attempt() -> None:
-        gate.wait()
-        allowed.append(throttle.take("x") == 0)
-
-    threads = [threading.Thread(target=attempt) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(allowed) == 5
-
-
-def test_a_throttle_forgets_and_forgives() -> None:
-    now = [0.0]
-    throttle = Throttle(2, 10.0, clock=lambda: now[0], most_keys=3)
-    assert [throttle.take("a") for _ in range(3)] == [0, 0, 10]
-    throttle.take_back("a")
-    assert throttle.take("a") == 0 and throttle.wait("a") == 10
-    throttle.forgive("a")
-    assert throttle.wait("a") == 0
-    now[0] = 5.0
-    for key in "abcd":
-        throttle.take(key)
-    assert len(throttle._events) == 3
-    now[0] = 16.0
-    throttle.take("e")
-    assert set(throttle._events) == {"e"}
 
 
 def test_writes_of_an_account_are_limited(visit: Visits, world: World, site: Site) -> None:
