@@ -116,7 +116,7 @@ def test_the_loss_falls_and_a_planted_rule_is_learned(world: Path, tmp_path: Pat
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "model" / "accord.json").read_text())["stage"] == method
-    assert (tmp_path / "reference.safetensors").exists() == settings(world, tmp_path, method).reference
+    assert (tmp_path / "reference.safetensors").exists() == settings(world, tmp_path, method).leashed
 
 
 @pytest.mark.parametrize(("method", "start"), [("dpo", 0.6931), ("kto", 0.5), ("ipo", 1 / 0.36)])
@@ -190,6 +190,26 @@ def test_the_reference_is_computed_once_for_a_model_and_its_data(
     assert torch.allclose(logps("another model", encoded[:1])[0], first[0], atol=1e-5)
     assert len(times) == 4
     assert [p.name for p in tmp_path.iterdir()] == ["reference.safetensors"]
+
+
+def test_another_reference_holds_the_policy(world: Path, tmp_path: Path) -> None:
+    """DPO at step 0 with π ≠ π_ref: rewards are β log π/π_ref from the start."""
+    tiny_llama(seed=2).save_pretrained(world / "other")
+    tiny_tokenizer().save_pretrained(world / "other")
+    other = {"reference": str(world / "other"), "held_out": 0.0, "dtype": "float64", "batch_size": 24}
+    _, rows, _ = run(settings(world, tmp_path / "dpo", epochs=1, **other))
+    policy, held_to = (common.open_bench(str(world / name), "float64") for name in ("base", "other"))
+    found = []
+    for row in offline.read_pairs(str(world / "pairs.jsonl"), False, said()[0]):
+        batch = collate([policy.renderer.group(row.group)])
+        with torch.no_grad():
+            ratio_C = reference.answer_logps(policy, None, batch)[0]
+            ratio_C = 0.1 * (ratio_C - reference.answer_logps(held_to, None, batch)[0])
+        found += [float(ratio_C[p.chosen]) for p in row.said]
+    assert rows[0]["rewards/chosen"] == pytest.approx(sum(found) / len(found), rel=1e-6)
+    assert abs(rows[0]["rewards/chosen"]) > 0.05
+    with pytest.raises(ConfigError, match="--reference: simpo has none"):
+        run(settings(world, tmp_path / "simpo", "simpo", reference="x"))
 
 
 def test_the_hash_sees_every_weight() -> None:

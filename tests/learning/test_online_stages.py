@@ -391,6 +391,22 @@ def test_the_parts_of_a_combined_reward_are_logged(
     assert row["rewards/only/mean"] == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("method", ["grpo", "online-dpo", "xpo"])
+def test_another_reference_holds_the_policy(world: Path, tmp_path: Path, method: str) -> None:
+    """The KL is to it from the first step on; with the model itself nothing changes."""
+    tiny_llama(seed=2).save_pretrained(world / "other")
+    tiny_tokenizer().save_pretrained(world / "other")
+    found = {}
+    for name in ("model", "other", None):
+        reference = None if name is None else str(world / name)
+        config = online_config(world, method, tmp_path / str(name), iterations=2, reference=reference)
+        online.run(config, QUIET)
+        found[name] = logged(config.out)
+    assert found["model"] == found[None]
+    assert found[None][0]["objective/kl"] == pytest.approx(0, abs=1e-3)
+    assert found["other"][0]["objective/kl"] > 0.5 and found["other"][0]["objective/kl_k3"] > 0.5
+
+
 @pytest.mark.parametrize("method", ["grpo", "online-dpo"])
 def test_a_policy_that_is_not_its_reference_at_step_0_is_refused(
     world: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch

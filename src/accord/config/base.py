@@ -69,6 +69,10 @@ class Method(Stage):
         None, description="start from the defaults of trl, openrlhf or n+ instead (docs/presets.md)"
     )
 
+    reference: str | None = Field(
+        None, description="the model that the policy is held to; by default the one it starts from"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _over_preset(cls, values: Any) -> Any:

@@ -16,7 +16,7 @@ SMOOTHING: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken t
 class OfflineConfig(Method):
     """What every offline method has."""
 
-    reference: ClassVar[bool] = True  # whether the policy is held to the model it starts from
+    leashed: ClassVar[bool] = True  # whether there is a reference
 
     model: str = MODEL
     data: str = Field(description="preferences: a file, a folder, a hub name, or LEDGER#RELEASE")
@@ -91,7 +91,7 @@ class KtoConfig(OfflineConfig):
 class OrpoConfig(PairConfig):
     """Odds ratio preference optimisation: fine-tuning and preferences at once, no reference (Hong 2024)."""
 
-    method, reference = "orpo", False
+    method, leashed = "orpo", False
     beta: float = Field(0.1, gt=0, description="λ of the paper: weight of the odds ratio beside fine-tuning")
     sft_coef: float = Field(1.0, ge=0, description="weight of fine-tuning on the chosen answers")
 
@@ -99,7 +99,7 @@ class OrpoConfig(PairConfig):
 class SimpoConfig(PairConfig):
     """Simple preference optimisation: rewards are likelihoods per token, no reference (Meng 2024)."""
 
-    method, reference = "simpo", False
+    method, leashed = "simpo", False
     beta: float = Field(2.0, gt=0, description="scale of the reward, per token")
     gamma: float = Field(1.0, ge=0, description="reward by which the chosen answer must win")
     label_smoothing: float = SMOOTHING
@@ -108,7 +108,7 @@ class SimpoConfig(PairConfig):
 class CpoConfig(PairConfig):
     """Contrastive preference optimisation: DPO without a reference, plus fine-tuning (Xu 2024)."""
 
-    method, reference = "cpo", False
+    method, leashed = "cpo", False
     beta: float = Field(0.1, gt=0, description="scale of the reward")
     label_smoothing: float = SMOOTHING
     sft_coef: float = Field(1.0, ge=0, description="weight of fine-tuning on the chosen answers")

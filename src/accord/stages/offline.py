@@ -19,7 +19,7 @@ from torch import Tensor
 from accord.config import KtoConfig, OfflineConfig, PairConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.render import Encoded
-from accord.errors import DataError, NumericsError
+from accord.errors import ConfigError, DataError, NumericsError
 from accord.evaluation.intervals import share
 from accord.objectives import OFFLINE
 from accord.objectives.kto import kl_baseline, kto_loss
@@ -38,7 +38,13 @@ from accord.stages.common import (
     write_json,
 )
 from accord.stages.pairs import Judged, Pair, Verdict, read_pairs, read_verdicts, split_by_prompt
-from accord.stages.reference import answer_logps, reference_logps, start_tolerance, weights_hash
+from accord.stages.reference import (
+    answer_logps,
+    open_reference,
+    reference_logps,
+    start_tolerance,
+    weights_hash,
+)
 from accord.training.engine import Engine, ParameterGroup
 from accord.training.run import Metrics, Run, run_steps
 
@@ -83,8 +89,12 @@ class Offline:
 
         def loss(part: Part) -> Terms:
             logps_C, tokens_C = answer_logps(self.bench, POLICY, part[0])
-            if number == 0 and self.config.reference:
-                check_start(part[1], logps_C.detach(), tokens_C, start_tolerance(self.bench))
+            if number == 0 and self.config.leashed:
+                start_C = torch.cat([row.ref_logps_C for row in part[1]])
+                if self.config.reference is not None:
+                    with torch.no_grad():
+                        start_C, _ = answer_logps(self.bench, None, part[0])
+                check_start(start_C.to(logps_C), logps_C.detach(), tokens_C, start_tolerance(self.bench))
             return terms(self.config, part[1], logps_C, tokens_C, baseline)
 
         weight, progress = sum(row.judged.weight for row in rows), (number + 0.5) / self.steps
@@ -141,6 +151,8 @@ class Offline:
 
 def run(config: OfflineConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl` and `out/result.json`."""
+    if config.reference is not None and not config.leashed:
+        raise ConfigError(f"--reference: {config.method} has none; leave it out, or use dpo")
     read: Any = read_verdicts if isinstance(config, KtoConfig) else read_pairs
     judged: list[Judged[Any]] = read(config.data, config.strict, console)
     bench = open_bench(config.model, config.dtype)
@@ -161,6 +173,7 @@ def run(config: OfflineConfig, console: Console) -> dict[str, Any]:
     record = {
         "stage": config.method,
         "base": config.model,
+        "reference": config.reference or config.model if config.leashed else None,
         "data": config.data,
         "prompts": len(state.train),
         "verdicts" if isinstance(config, KtoConfig) else "pairs": sum(
@@ -192,11 +205,12 @@ def build(
     if isinstance(config, KtoConfig):
         strange = mismatch((*train, *held_out), len(train), config.max_length)
         check_balance(config, [v for judged, _ in train for v in judged.said], console)
-    if config.reference:
+    if config.leashed:
+        held_to = bench if config.reference is None else open_reference(config.reference, bench, config.dtype)
         refs = reference_logps(
-            bench,
+            held_to,
             [*encoded, *strange],
-            weights=weights_hash(bench.loaded.model),
+            weights=weights_hash(held_to.loaded.model),
             tokens=config.optim.tokens_per_microbatch,
             path=config.out / "reference.safetensors",
             console=console,
@@ -285,10 +299,11 @@ def check_balance(config: KtoConfig, verdicts: Sequence[Verdict], console: Conso
         )
 
 
-def check_start(rows: Sequence[Row], logps_C: Tensor, tokens_C: Tensor, tolerance: float) -> None:
-    """Before the first step the policy is its reference. Raises NumericsError when it is not, to rounding."""
-    ref_C = torch.cat([row.ref_logps_C for row in rows]).to(logps_C)
-    gap = float(((logps_C - ref_C).abs() / tokens_C).max())
+def check_start(start_C: Tensor, logps_C: Tensor, tokens_C: Tensor, tolerance: float) -> None:
+    """Before the first step the policy is the model it starts from, which is its reference unless another was
+    given. Raises NumericsError when it is not, to rounding.
+    """
+    gap = float(((logps_C - start_C).abs() / tokens_C).max())
     if not gap <= tolerance:
         raise NumericsError(
             f"at step 0 the policy differs from its reference by {gap:.2e} nats a token; delete "

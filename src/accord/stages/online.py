@@ -23,7 +23,7 @@ from accord.config import GrpoConfig, KlControl, OnlineConfig, PpoConfig, XpoCon
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
-from accord.errors import NumericsError
+from accord.errors import ConfigError, NumericsError
 from accord.models.heads import ValueHead, head_dtype
 from accord.objectives.ppo import explained_variance, ramped_target, update_kl_coef
 from accord.objectives.ptx import ptx_loss
@@ -42,7 +42,7 @@ from accord.stages.common import (
 )
 from accord.stages.critic import Critic
 from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check, useful_groups
-from accord.stages.reference import start_tolerance
+from accord.stages.reference import open_reference, start_tolerance
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, join, selected, summarise
 from accord.stages.scorers import code_hashes, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
@@ -212,6 +212,8 @@ class Online:
     def check_first(self, row: Metrics) -> None:
         """The very first step starts from the policy that sampled: its ratio is 1, its margin 0."""
         name, value = self.method.start
+        if self.config.reference is not None and name == "rewards/margins":
+            return  # these are margins over the reference
         if not abs(row[name] - value) <= start_tolerance(self.bench):
             raise NumericsError(f"at the first update {name} is {row[name]:.6f}, not {value:g}")
 
@@ -245,12 +247,13 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     encoded = [Encoded(bench.renderer.prompt(p), ()) for p in loaded.rows]
     decoder = bench.trunk.plain_copy()
     sampler = LocalSampler(decoder, bench.renderer, policy_version="", rows=config.rows)
+    reference = None if config.reference is None else open_reference(config.reference, bench, config.dtype)
     explorer = None
     if isinstance(config, XpoConfig):
-        reference = bench.trunk.plain_copy()
-        explorer = LocalSampler(reference, bench.renderer, policy_version=REFERENCE, rows=config.rows)
+        held_to = (reference or bench).trunk.plain_copy()
+        explorer = LocalSampler(held_to, bench.renderer, policy_version=REFERENCE, rows=config.rows)
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 4))
-    state = build(config, bench, loaded.rows, sampler, explorer)
+    state = build(config, bench, loaded.rows, sampler, explorer, reference)
     state.ptx = read_ptx(config, bench, console)
     state.extra = {"kl_coef": first_kl_coef(config), "run": data_hash(encoded)[:8]}
     job = Run(
@@ -265,6 +268,7 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     record = {
         "stage": state.method.name,
         "base": config.model,
+        "reference": config.reference or config.model,
         "reward_model": config.model_dump(mode="json")["reward_model"],
         "iterations": len(rows),
     }
@@ -302,12 +306,18 @@ def build(
     prompts: Sequence[Prompt],
     sampler: LocalSampler,
     explorer: LocalSampler | None = None,
+    reference: Bench | None = None,
 ) -> Online:
     """Reward model, critic and engines around a bench whose policy adapter is there."""
     scorer = open_reward(config.reward_model, bench, config.dtype)
     policy = {POLICY: ParameterGroup(bench.trunk.parameters(POLICY), config.optim.learning_rate)}
     critic = None
     if isinstance(config, PpoConfig):
+        if reference is not None and reference.hidden_size != bench.hidden_size:
+            raise ConfigError(
+                f"--reference {config.reference}: its hidden size is {reference.hidden_size}, not "
+                f"{bench.hidden_size}, and PPO's critic may read it; give one of the policy's own size"
+            )
         head = ValueHead(
             bench.hidden_size,
             seed=mix_seed(config.seed, 5),
@@ -316,6 +326,6 @@ def build(
         parameters = {"critic": ParameterGroup(dict(head.named_parameters()), config.critic_learning_rate)}
         critic = Critic(config, head, None if config.critic == "policy" else Engine(parameters, config.optim))
         policy |= parameters if critic.engine is None else {}
-    method, passes = METHODS[type(config)], Passes(config, bench, scorer, critic)
+    method, passes = METHODS[type(config)], Passes(config, bench, scorer, critic, reference)
     engine = Engine(policy, config.optim)
     return Online(config, method, bench, prompts, sampler, explorer, passes, engine)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.render import Encoded
-from accord.errors import CheckpointError
+from accord.errors import CheckpointError, ModelError
 from accord.models.forward import hidden_states, token_logps
 from accord.records import content_hash
-from accord.stages.common import Bench, data_hash
+from accord.stages.common import Bench, data_hash, open_bench
 from accord.training.run import counting
 
 
@@ -46,6 +46,17 @@ def reference_logps(
         logps_C = _compute(bench, encoded, tokens, console)
         _write(path, key, logps_C)
     return list(logps_C.split([len(e.completion_ids) for e in encoded]))
+
+
+def open_reference(name: str, policy: Bench, dtype: str) -> Bench:
+    """Another reference than the model that the policy starts from. Raises ModelError for other tokens."""
+    bench = open_bench(name, dtype)
+    if bench.loaded.tokenizer.get_vocab() != policy.loaded.tokenizer.get_vocab():
+        raise ModelError(
+            f"{name}: this reference has another tokenizer than {policy.loaded.name}; give a "
+            "model of the same family"
+        )
+    return bench
 
 
 def start_tolerance(bench: Bench) -> float:

@@ -77,6 +77,7 @@ class Passes:
     bench: Bench
     scorer: Scorer
     critic: Critic | None
+    reference: Bench | None = None  # other than the model that the policy starts from
 
     def parts(
         self, encoded: Sequence[Encoded], rows: Sequence[Sequence[int]], chosen: Sequence[int]
@@ -93,9 +94,9 @@ class Passes:
         with self.bench.trunk.use(name) as model:
             return hidden_states(model, batch)
 
-    def logps(self, name: str | None, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+    def logps(self, name: str | None, batch: GroupBatch, bench: Bench | None = None) -> tuple[Tensor, Tensor]:
         """(hidden states, log-probs) through adapter `name`, at the sampling temperature."""
-        with self.bench.trunk.use(name) as model:
+        with (bench or self.bench).trunk.use(name) as model:
             hidden_FD = hidden_states(model, batch)
             logps_CT, _ = token_logps(
                 model,
@@ -131,9 +132,10 @@ class Passes:
             features_CTD = torch.zeros(*mask_CT.shape, self.bench.hidden_size, dtype=dtype)
         for part in self.parts(encoded, answer_rows(encoded), range(len(encoded))):
             rows, width = part.rows_C, part.batch.mask_CT.shape[1]
-            ref_hidden_FD, ref_logps_CT[rows, :width] = self.logps(None, part.batch)
+            ref_hidden_FD, ref_logps_CT[rows, :width] = self.logps(None, part.batch, self.reference)
             if first:
-                self.check_start(part, ref_logps_CT, sampled_CT)
+                own_C = torch.tensor([c.policy_version != REFERENCE for c in answers])[rows]
+                self.check_start(part, sampled_CT, ref_logps_CT, own_C)
             if recompute:
                 _, logps_CT[rows, :width] = self.logps(POLICY, part.batch)
             scores = self.scorer([groups[i] for i in part.groups], part.batch)
@@ -169,15 +171,16 @@ class Passes:
             score_parts=dict(score_parts),
         )
 
-    def check_start(self, part: Part, ref_logps_CT: Tensor, sampled_CT: Tensor) -> None:
-        """Before the first update the policy is the reference: KL exactly 0, ratio 1 to rounding."""
-        _, logps_CT = self.logps(POLICY, part.batch)
-        drift = float((logps_CT - part.take(ref_logps_CT)).abs().max())
+    def check_start(self, part: Part, sampled_CT: Tensor, ref_logps_CT: Tensor, own_C: Tensor) -> None:
+        """Before the first update the policy is the model it starts from, exactly, and the sampler is it to
+        rounding: ratio 1, and KL 0 unless another reference was given."""
+        (_, start_CT), (_, logps_CT) = self.logps(None, part.batch), self.logps(POLICY, part.batch)
+        drift = float((logps_CT - start_CT).abs().max())
         if drift != 0.0:
-            raise NumericsError(
-                f"at step 0 the policy differs from its reference by {drift:.2e} nats in a token"
-            )
-        gap = float(((logps_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
+            whom = "its reference" if self.reference is None else "the model it starts from"
+            raise NumericsError(f"at step 0 the policy differs from {whom} by {drift:.2e} nats in a token")
+        drawn_by_CT = torch.where(own_C[:, None], logps_CT, part.take(ref_logps_CT))
+        gap = float(((drawn_by_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
         if not gap <= start_tolerance(self.bench):
             raise NumericsError(
                 f"the sampler's and the trainer's log-probs differ by {gap:.2e} nats in a token"
