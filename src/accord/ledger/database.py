@@ -172,6 +172,7 @@ def _listen(engine: Engine) -> None:
             f"busy_timeout = {1000 * BUSY_SECONDS}",
             "foreign_keys = ON",
             f"synchronous = {SYNCHRONOUS}",
+            "secure_delete = ON",  # what a withdrawal erases is overwritten
             "recursive_triggers = ON",  # INSERT OR REPLACE fires delete triggers too
         ):
             cursor.execute(f"PRAGMA {pragma}")
