@@ -78,6 +78,38 @@ def preference_rows(connection: Connection, project_id: str) -> Iterator[dict[st
     return (p.to_row() for p in lineage.to_preferences(connection, judgements))
 
 
+def unpaired_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
+    """TRL's unpaired rows, for KTO: the better answer is desirable, the worse one is not.
+
+    Of a tie both are neither, except where the rater called both bad.
+    """
+    judgements = project_judgements(connection, project_id)
+    said = answers.read_answers(connection, [j.id for j in judgements])
+    for judged, row in zip(judgements, lineage.to_preferences(connection, judgements), strict=True):
+        bad = any(part.key == "both_bad" for part in said.get(judged.id, ()))
+        if row.tie and not bad:
+            continue
+        prompt = [asdict(m) for m in row.prompt.messages]
+        for text, label in ((row.chosen, not row.tie), (row.rejected, False)):
+            completion = [{"role": "assistant", "content": text}]
+            yield {"prompt": prompt, "completion": completion, "label": label}
+
+
+def ranking_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
+    """Answers with the rank of each, one row per judgement: 1 is the best, equal ranks are ties."""
+    judgements = project_judgements(connection, project_id)
+    prompts = store.read_prompts(connection, (j.prompt_id for j in judgements))
+    completions = store.read_completions(connection, (c for j in judgements for c in j.completion_ids))
+    for judged in judgements:
+        yield {
+            "prompt": [asdict(m) for m in prompts[judged.prompt_id].messages],
+            "completions": [
+                [{"role": "assistant", "content": completions[c].text}] for c in judged.completion_ids
+            ],
+            "ranking": [1 + (judged.strength < 0), 1 + (judged.strength > 0)],
+        }
+
+
 def demonstration_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
     """Answers as raters would have them: prompt and completion, as TRL's SFT trainer reads them."""
     judgements = project_judgements(connection, project_id)
@@ -162,6 +194,25 @@ def _harmless(cell: Any) -> Any:
     """Text that a spreadsheet would run gets an apostrophe before it; numbers stay numbers."""
     risky = isinstance(cell, str) and cell.lstrip(" \xa0\u3000\ufeff").startswith(FORMULA)
     return f"'{cell}" if risky else cell
+
+
+def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The same rows as a Parquet file. LedgerError when there are none, because then there are no columns."""
+    import pyarrow  # slow to import
+    import pyarrow.parquet
+
+    rows = list(rows)
+    if not rows:
+        raise LedgerError("there is nothing to write yet; collect some answers first")
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_whole(rows)), out)
+    return out.getvalue()
+
+
+def _whole(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that all have every column: Parquet takes its columns from the first."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, False if name == "tie" else None) for name in names} for row in rows]
 
 
 # In

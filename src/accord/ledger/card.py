@@ -1,0 +1,110 @@
+"""The card of a data set, computed from its rows: who judged what, by which guideline, who agrees."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+
+from sqlalchemy import Connection, func, select
+
+from accord.ledger import projects, store
+from accord.ledger.answers import FLAG, read_answers
+from accord.ledger.exchange import project_judgements, submission_times
+from accord.ledger.schema import assignment, item, judgement, prompt
+from accord.ledger.team_schema import project_guideline, project_item
+from accord.records import Judgement
+
+
+def data_card(connection: Connection, project_id: str) -> str:
+    """Markdown. Raters have pseudonyms only. LedgerError where a row's lineage cannot be walked."""
+    judgements = project_judgements(connection, project_id)
+    found = projects.find_project(connection, project_id)
+    days = sorted(time[:10] for time in submission_times(connection, (j.id for j in judgements)).values())
+    flags = Counter(
+        part.key.removeprefix(FLAG)
+        for parts in read_answers(connection, [j.id for j in judgements]).values()
+        for part in parts
+        if part.key.startswith(FLAG)
+    )
+    ties = sum(judged.strength == 0 for judged in judgements)
+    figures = [
+        ("Judgements", f"{len(judgements)} of {len({j.item_id for j in judgements})} questions"),
+        ("Ties", str(ties)),
+        ("Raters", _counted(Counter({j.rater: j.rater_kind for j in judgements}.values()))),
+        ("Agreement", agreement(judgements)),
+        ("Collected", f"{days[0]} to {days[-1]}" if days else "nothing yet"),
+        ("Withdrawn", f"{_withdrawn(connection, project_id)} judgements, which are not among these"),
+        ("Flags", _counted(flags)),
+    ]
+    parts = [
+        f"# {_cell(found.name if found else project_id)}",
+        "Pairs of answers that were compared on a 7-point scale, the sides drawn at random.",
+        _table(("", ""), figures),
+        "## Guidelines",
+        _table(("version", "id", "judgements"), _guidelines(connection, project_id, judgements)),
+        "## Where the prompts come from",
+        "Licences are those of the sources.",
+        _table(("source", "prompts"), _sources(connection, judgements)),
+        "## Why they were asked",
+        _table(("reason", "judgements"), _reasons(connection, judgements)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def agreement(judgements: Sequence[Judgement]) -> str:
+    """How often two raters of one question prefer the same answer; ties agree with ties."""
+    by_item: dict[str, list[int]] = defaultdict(list)
+    for judged in judgements:
+        by_item[judged.item_id].append((judged.strength > 0) - (judged.strength < 0))
+    pairs = [a == b for said in by_item.values() for a, b in combinations(said, 2)]
+    if not pairs:
+        return "unknown: no question has two judgements"
+    return f"{sum(pairs) / len(pairs):.1%} of {len(pairs)} pairs of judgements of one question"
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {_cell(name)}" for name, n in sorted(counts.items())) or "none"
+
+
+def _withdrawn(connection: Connection, project_id: str) -> int:
+    joined = judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
+    count = select(func.count()).select_from(joined)
+    where = (judgement.c.status == "withdrawn") & (project_item.c.project_id == project_id)
+    return int(connection.execute(count.where(where)).scalar_one())
+
+
+def _guidelines(
+    connection: Connection, project_id: str, judgements: Sequence[Judgement]
+) -> list[tuple[str, str, str]]:
+    rows = select(project_guideline).where(project_guideline.c.project_id == project_id)
+    versions = {row.guideline_id: row.n for row in connection.execute(rows.order_by(project_guideline.c.n))}
+    used = Counter(judged.guideline for judged in judgements)
+    return [(str(versions.get(id_, "")), id_, str(n)) for id_, n in sorted(used.items())]
+
+
+def _sources(connection: Connection, judgements: Sequence[Judgement]) -> list[tuple[str, str]]:
+    counts: Counter[str] = Counter()
+    for some in store.chunks({judged.prompt_id for judged in judgements}):
+        for row in connection.execute(select(prompt.c.source).where(prompt.c.id.in_(some))):
+            file, _, line = row.source.rpartition(":")
+            counts[(file if line.isdigit() else row.source) or "not recorded"] += 1
+    return [(name, str(n)) for name, n in sorted(counts.items())]
+
+
+def _reasons(connection: Connection, judgements: Sequence[Judgement]) -> list[tuple[str, str]]:
+    asked, counts = Counter(judged.item_id for judged in judgements), Counter[str]()
+    for some in store.chunks(asked):
+        for row in connection.execute(select(item.c.id, item.c.reason).where(item.c.id.in_(some))):
+            counts[row.reason] += asked[row.id]
+    return [(reason, str(n)) for reason, n in sorted(counts.items())]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Names that people chose cannot break out of their cell."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
