@@ -391,6 +391,50 @@ def test_the_parts_of_a_combined_reward_are_logged(
     assert row["rewards/only/mean"] == pytest.approx(3.0)
 
 
+def upper(groups: Sequence[Group], batch: GroupBatch) -> Scores:
+    """A cost that goes along with the reward: the share of tokens in the upper half of what is printable."""
+    costly_CT = batch.mask_CT & (batch.targets_CT >= PRINTABLE // 2) & (batch.targets_CT < PRINTABLE)
+    return Scores(costly_CT.sum(1) / batch.mask_CT.sum(1))
+
+
+def test_ppo_keeps_within_a_limit_of_cost_and_resumes(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "open_reward", lambda name, *_: upper if name == "a cost" else printable)
+    limited = {"cost_model": "a cost", "cost_limit": 0.1, "cost_multiplier_rate": 5.0, "cost_window": 1}
+    pace = {**NO_LEASH, "iterations": 24, "prompts_per_iteration": 10, "missing_end_penalty": None}
+    pace |= {"optim": {"learning_rate": 2e-2, "schedule": "constant"}, "checkpoint_every": 6}
+    found = {}
+    for name, changes in {
+        "free": {"cost_model": "a cost", "cost_multiplier": 1e-9},
+        "limited": limited,
+    }.items():
+        config = online_config(world, "ppo", tmp_path / name, **pace, **changes)
+        online.run(config, QUIET)
+        found[name] = logged(config.out)
+    mean = {
+        key: sum(row[key] for row in found["limited"][-6:]) / 6
+        for key in ("objective/costs", "objective/scores")
+    }
+    assert mean["objective/costs"] < 0.2 and mean["objective/scores"] > 0.5
+    assert found["limited"][-1]["objective/cost_multiplier"] != 1.0
+    assert sum(row["objective/costs"] for row in found["free"][-6:]) / 6 > mean["objective/costs"] + 0.1
+    iterate = online.Online.iterate
+
+    def cut(self: online.Online, number: int) -> dict[str, float]:
+        if number == 8:
+            raise RuntimeError("power cut")
+        return iterate(self, number)
+
+    config = config.model_copy(update={"out": tmp_path / "cut"})
+    with monkeypatch.context() as patch:
+        patch.setattr(online.Online, "iterate", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            online.run(config, QUIET)
+    online.run(config, QUIET)
+    assert logged(config.out) == found["limited"]
+
+
 @pytest.mark.parametrize("method", ["grpo", "online-dpo", "xpo"])
 def test_another_reference_holds_the_policy(world: Path, tmp_path: Path, method: str) -> None:
     """The KL is to it from the first step on; with the model itself nothing changes."""
@@ -430,6 +474,7 @@ def test_a_policy_that_is_not_its_reference_at_step_0_is_refused(
     [
         ("grpo", {"overlong_buffer": 7}, "overlong_buffer = 7 is longer than max_new_tokens = 6"),
         ("grpo", {"resample_rounds": 2}, "resample_rounds replaces groups that drop_equal_groups leaves out"),
+        ("ppo", {"cost_model": "c", "critic": "policy"}, "cost_model needs a critic on frozen features"),
         ("reinforce++", {"baseline": "group", "k": 1}, "k must be at least 2"),
     ],
 )

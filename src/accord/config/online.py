@@ -99,6 +99,13 @@ class PpoConfig(OnlineConfig):
     vf_coef: float = Field(
         0.1, ge=0, description="weight of the value loss when the critic shares the policy's trunk"
     )
+    cost_model: RewardSource | None = Field(
+        None, description="what scores harm (PPO-Lagrangian); like reward_model, a higher cost being worse"
+    )
+    cost_limit: float = Field(0.0, description="the mean cost that must not be exceeded")
+    cost_multiplier: float = Field(1.0, gt=0, description="first value of Lagrange's multiplier λ")
+    cost_multiplier_rate: float = Field(0.1, gt=0, description="step of ln λ per unit of λ times excess")
+    cost_window: int = Field(128, gt=0, description="answers over which the mean cost is taken")
 
 
 class GrpoConfig(OnlineConfig):

@@ -7,7 +7,7 @@ says now, into a gradient, a micro-batch at a time. The arithmetic of both is in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ from accord.objectives.reinforce import (
     rloo_advantages,
     sequence_loss,
 )
+from accord.objectives.safe import lagrangian_advantages
 from accord.objectives.xpo import xpo_loss
 from accord.records import Terms
 from accord.stages.rollouts import Part, Rollouts
@@ -48,6 +49,7 @@ class Advantages:
     returns_CT: Tensor  # what a critic should have said; zeros without one
     keep_C: Tensor  # bool: the answers that the update uses
     metrics: Metrics = field(default_factory=dict)
+    cost_returns_CT: Tensor | None = None  # of a cost's own critic
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,16 @@ def ppo_credit(c: PpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
     if c.whiten_rewards:
         rewards_CT = whiten(rewards_CT, r.mask_CT, shift_mean=False)
     advantages_CT, returns_CT = gae(rewards_CT, r.values_CT, r.mask_CT, gamma=c.gamma, lam=c.lam)
-    return _advantages(c, r, whiten(advantages_CT, r.mask_CT), returns_CT=returns_CT)
+    cost_returns_CT = None
+    if r.costs_C is not None and r.cost_values_CT is not None:
+        # All of the KL stays with the reward: then λ prices the cost in E[R] - β KL, which β promises.
+        costs_CT = shape_rewards(r.costs_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, 0.0)
+        cost_advantages_CT, cost_returns_CT = gae(
+            costs_CT, r.cost_values_CT, r.mask_CT, gamma=c.gamma, lam=c.lam
+        )
+        advantages_CT = lagrangian_advantages(advantages_CT, cost_advantages_CT, r.multiplier)
+    credit = _advantages(c, r, whiten(advantages_CT, r.mask_CT), returns_CT=returns_CT)
+    return replace(credit, cost_returns_CT=cost_returns_CT)
 
 
 def grpo_rewards(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Tensor:
@@ -314,5 +325,7 @@ def check(config: OnlineConfig) -> None:
         )
     if isinstance(config, GrpoConfig) and config.resample_rounds and not config.drop_equal_groups:
         raise ConfigError("resample_rounds replaces groups that drop_equal_groups leaves out; set that, too")
+    if isinstance(config, PpoConfig) and config.cost_model is not None and config.critic == "policy":
+        raise ConfigError("cost_model needs a critic on frozen features: set critic to reward or reference")
     if isinstance(config, ReinforcePlusPlusConfig) and config.baseline == "group" and config.k < 2:
         raise ConfigError("baseline: group compares answers to one prompt, so k must be at least 2")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from accord.errors import ConfigError, NumericsError
 from accord.models.heads import ValueHead, head_dtype
 from accord.objectives.ppo import explained_variance, ramped_target, update_kl_coef
 from accord.objectives.ptx import ptx_loss
+from accord.objectives.safe import update_multiplier
 from accord.records import Group, Prompt, Sampling, Terms
 from accord.rollout.local import LocalSampler
 from accord.stages.common import (
@@ -47,6 +48,8 @@ from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, jo
 from accord.stages.scorers import code_hashes, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
+
+FIRST_COST = 100  # the adapters of cost models are numbered from here
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Online:
         if isinstance(self.config, GrpoConfig) and self.config.resample_rounds:
             rollouts, counted = self.resample(self.config, rollouts, number)
             metrics |= counted
+        if isinstance(self.config, PpoConfig) and rollouts.costs_C is not None:
+            rollouts, counted = self.price(self.config, rollouts, rollouts.costs_C.tolist())
+            metrics |= counted
         credit = self.method.credit(self.config, rollouts, kl_coef)
         metrics |= credit.metrics
         metrics |= self.update(rollouts, credit, number)
@@ -115,6 +121,26 @@ class Online:
             "resample/kept": sum(len(kept) for _, kept in found) / sampled,
         }
         return (join(found) if found else first), counted
+
+    def price(
+        self, config: PpoConfig, rollouts: Rollouts, costs: Sequence[float]
+    ) -> tuple[Rollouts, Metrics]:
+        """Lagrange's multiplier after this iteration's costs (Safe RLHF), which the credit then uses."""
+        window = [*self.extra.get("costs", []), *costs][-max(config.cost_window, len(costs)) :]
+        mean = sum(window) / len(window)
+        multiplier = update_multiplier(
+            self.extra.get("multiplier", config.cost_multiplier),
+            mean,
+            limit=config.cost_limit,
+            learning_rate=config.cost_multiplier_rate,
+        )
+        self.extra |= {"costs": window, "multiplier": multiplier}
+        counted = {
+            "objective/costs": sum(costs) / len(costs),
+            "objective/cost_excess": mean - config.cost_limit,
+            "objective/cost_multiplier": multiplier,
+        }
+        return replace(rollouts, multiplier=multiplier), counted
 
     def steer(self, kl: KlControl, observed: float, n_episodes: int, number: int) -> float:
         """The next KL coefficient."""
@@ -205,6 +231,17 @@ class Online:
             found = critic.fit(
                 rollouts.features_CTD, rollouts.values_CT, credit.returns_CT, rollouts.mask_CT, progress
             )
+        costs = self.passes.cost_critic
+        if costs is not None and credit.cost_returns_CT is not None:
+            assert rollouts.features_CTD is not None and rollouts.cost_values_CT is not None
+            fitted = costs.fit(
+                rollouts.features_CTD,
+                rollouts.cost_values_CT,
+                credit.cost_returns_CT,
+                rollouts.mask_CT,
+                progress,
+            )
+            found |= {"val/cost_error": fitted["val/error"]}
         keys = ("val/error", "returns/mean", "returns/mean_square")
         explained = explained_variance(*({**metrics, **found}.get(key, 0.0) for key in keys))
         return found | ({"val/explained_variance": explained} if math.isfinite(explained) else {})
@@ -223,6 +260,10 @@ class Online:
     def engines(self) -> dict[str, Engine]:
         critic = self.passes.critic
         apart = {"critic_engine/": critic.engine} if critic is not None and critic.engine is not None else {}
+        costs = self.passes.cost_critic
+        apart |= (
+            {"cost_critic_engine/": costs.engine} if costs is not None and costs.engine is not None else {}
+        )
         return {"policy_engine/": self.engine, **apart}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -261,7 +302,13 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
         state.method.label,
         config.iterations,
         config.checkpoint_every,
-        fingerprint(config, data_hash(encoded), data_hash(state.ptx), code_hashes(config.reward_model)),
+        fingerprint(
+            config,
+            data_hash(encoded),
+            data_hash(state.ptx),
+            code_hashes(config.reward_model),
+            cost_code(config),
+        ),
         headline=("objective/scores", "objective/kl", "completions/mean_length"),
     )
     rows = run_steps(job, state, state.iterate, console)
@@ -284,6 +331,11 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     }
     write_json(config.out / "result.json", result)
     return result
+
+
+def cost_code(config: OnlineConfig) -> list[str]:
+    source = getattr(config, "cost_model", None)
+    return [] if source is None else code_hashes(source)
 
 
 def first_kl_coef(config: OnlineConfig) -> float:
@@ -311,7 +363,7 @@ def build(
     """Reward model, critic and engines around a bench whose policy adapter is there."""
     scorer = open_reward(config.reward_model, bench, config.dtype)
     policy = {POLICY: ParameterGroup(bench.trunk.parameters(POLICY), config.optim.learning_rate)}
-    critic = None
+    critic = cost = cost_critic = None
     if isinstance(config, PpoConfig):
         if reference is not None and reference.hidden_size != bench.hidden_size:
             raise ConfigError(
@@ -326,6 +378,18 @@ def build(
         parameters = {"critic": ParameterGroup(dict(head.named_parameters()), config.critic_learning_rate)}
         critic = Critic(config, head, None if config.critic == "policy" else Engine(parameters, config.optim))
         policy |= parameters if critic.engine is None else {}
-    method, passes = METHODS[type(config)], Passes(config, bench, scorer, critic, reference)
+        if config.cost_model is not None:
+            cost = open_reward(config.cost_model, bench, config.dtype, FIRST_COST)
+            head = ValueHead(
+                bench.hidden_size, seed=mix_seed(config.seed, 7), dtype=head_dtype(bench.loaded.model.dtype)
+            )
+            parameters = {
+                "critic": ParameterGroup(dict(head.named_parameters()), config.critic_learning_rate)
+            }
+            cost_critic = Critic(config, head, Engine(parameters, config.optim))
+    method, passes = (
+        METHODS[type(config)],
+        Passes(config, bench, scorer, critic, cost, cost_critic, reference),
+    )
     engine = Engine(policy, config.optim)
     return Online(config, method, bench, prompts, sampler, explorer, passes, engine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,9 @@ class Rollouts:
     rewards_C: Tensor  # with the penalty for answers without an end
     features_CTD: Tensor | None  # what a critic on frozen features reads
     values_CT: Tensor  # zeros without a critic
+    costs_C: Tensor | None = None  # by a cost model, and what a critic expects of it
+    cost_values_CT: Tensor | None = None
+    multiplier: float = 0.0  # the price of a unit of cost
     score_parts: Mapping[str, Tensor] = field(default_factory=dict)  # by name (C,), where scores are combined
 
 
@@ -77,6 +81,8 @@ class Passes:
     bench: Bench
     scorer: Scorer
     critic: Critic | None
+    cost: Scorer | None = None
+    cost_critic: Critic | None = None
     reference: Bench | None = None  # other than the model that the policy starts from
 
     def parts(
@@ -125,7 +131,7 @@ class Passes:
             sampled_CT[row, : len(answer.logps)] = torch.tensor(answer.logps, dtype=dtype)
         logps_CT = torch.zeros_like(sampled_CT) if recompute else sampled_CT
         ref_logps_CT, values_CT = torch.zeros_like(sampled_CT), torch.zeros_like(sampled_CT)
-        scores_C = torch.zeros(len(lengths), dtype=dtype)
+        scores_C, costs_C = torch.zeros(len(lengths), dtype=dtype), torch.zeros(len(lengths), dtype=dtype)
         score_parts: dict[str, Tensor] = defaultdict(lambda: torch.full_like(scores_C, torch.nan))
         critic, features_CTD = self.critic, None
         if critic is not None and critic.engine is not None:
@@ -140,6 +146,8 @@ class Passes:
                 _, logps_CT[rows, :width] = self.logps(POLICY, part.batch)
             scores = self.scorer([groups[i] for i in part.groups], part.batch)
             scores_C[rows] = scores.scores_C.to(dtype)
+            if self.cost is not None:
+                costs_C[rows] = self.cost([groups[i] for i in part.groups], part.batch).scores_C.to(dtype)
             for name, part_C in scores.parts.items():
                 score_parts[name][rows] = part_C.to(dtype)
             if critic is not None and features_CTD is not None:
@@ -149,6 +157,9 @@ class Passes:
                 values_CT[rows, :width] = critic.head(self.hidden(POLICY, part.batch)[part.batch.where_CT])
         if critic is not None and features_CTD is not None:
             values_CT = critic.head(features_CTD)
+        cost_values_CT = None
+        if self.cost_critic is not None and features_CTD is not None:
+            cost_values_CT = self.cost_critic.head(features_CTD) * mask_CT
 
         finished_C = torch.tensor([c.finish_reason == "stop" for c in answers])
         rewards_C, penalty = scores_C, self.config.missing_end_penalty
@@ -168,6 +179,8 @@ class Passes:
             rewards_C=rewards_C,
             features_CTD=features_CTD,
             values_CT=values_CT * mask_CT,
+            costs_C=None if self.cost is None else costs_C,
+            cost_values_CT=cost_values_CT,
             score_parts=dict(score_parts),
         )
 
@@ -206,7 +219,9 @@ def join(parts: Sequence[tuple[Rollouts, Sequence[int]]]) -> Rollouts:
 
     first = parts[0][0]
     named = {f.name: [getattr(r, f.name) for r, _ in parts] for f in fields(Rollouts)}
-    tensors = {name: joined(found) for name, found in named.items() if isinstance(found[0], Tensor)}
+    tensors: dict[str, Any] = {
+        name: joined(found) for name, found in named.items() if isinstance(found[0], Tensor)
+    }
     if first.logps_CT is first.sampler_logps_CT:  # as `summarise` tells that they were not computed again
         tensors["logps_CT"] = tensors["sampler_logps_CT"]
     tensors["group_C"] = torch.tensor([g for g, e in enumerate(encoded) for _ in e.completion_ids])

@@ -18,17 +18,16 @@ from accord.stages.common import Bench, open_bench, read_record
 RULE = "rule:"
 
 
-def open_reward(source: RewardSource, bench: Bench, dtype: str) -> Scorer:
+def open_reward(source: RewardSource, bench: Bench, dtype: str, first: int = 0) -> Scorer:
     """The scorer for the policy on `bench`.
 
     A name is a folder or hub id, `rule:NAME` or `FILE.py:FUNCTION`; a list of parts is a weighted sum, and a
-    part that names several models is an ensemble.
+    part that names several models is an ensemble. `first` numbers its adapters, apart from another reward's.
     """
     if isinstance(source, str) and not (_is_function(source) or source.startswith(RULE)):
-        return _model(source, bench, dtype, 0)
+        return _model(source, bench, dtype, first)
     # Rules and functions stand in a sum even when alone: there "no opinion" is an error and never a NaN.
     parts = [RewardPart(name=source)] if isinstance(source, str) else list(source)
-    first = 0
     components = []
     for part in parts:
         components.append(
