@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from playwright.sync_api import Page, Request, Route, expect
 
 from accord.ledger import answers
 from accord.web.render import render_text
-from web.browser_world import RICH, Browse, Visitor
+from web.browser_world import PASSWORD, RICH, Browse, Visitor
 
 pytest_plugins = ("web.browser_fixtures",)
 
@@ -178,6 +179,23 @@ def test_answers_given_offline_are_sent_once(browse: Browse) -> None:
     all_saved(page)
     expect(page.locator("#saving")).to_have_text("")
     assert len(rater.judgements()) == 2
+
+
+def test_an_answer_outlives_the_session(browse: Browse) -> None:
+    rater = browse("rater")
+    rater.tolerate("401", "403")
+    page = rater.judge()
+    rater.context.clear_cookies()
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/login.next="))
+    page.locator('[name="login"]').fill("rater")
+    page.locator('[name="password"]').fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/judge")
+    is_at(page, 1)
+    all_saved(page)
+    assert len(rater.judgements()) == 1
 
 
 def test_a_lost_reply_doubles_nothing(browse: Browse) -> None:

@@ -8,6 +8,7 @@ import * as sheet from "./sheet.js";
 const $ = (id) => document.getElementById(id);
 const page = $("main");
 const project = page.dataset.project;
+const mine = `${project}-${page.dataset.me}`; // what the browser keeps is of one person, on one project
 const WANT = 3;
 
 const watch = sheet.stopwatch();
@@ -90,7 +91,7 @@ function refill() {
   return asking;
 }
 
-const outbox = new Outbox(`accord-outbox-${project}`, (state, detail) => {
+const outbox = new Outbox(`accord-outbox-${mine}`, (state, detail) => {
   $("saving").dataset.state = state;
   $("saving").textContent = state === "late" ? "Not saved yet, trying again" : "";
   if (state === "refused") toast(detail.message);
@@ -167,7 +168,7 @@ function readGuideline(open) {
   document.body.classList.toggle("reading", open);
   if (open) $("guideline").focus();
   else {
-    localStorage.setItem(`accord-read-${project}`, page.dataset.guidelineId);
+    localStorage.setItem(`accord-read-${mine}`, page.dataset.guidelineId);
     $("guideline-new").hidden = true;
     $("title").focus({ preventScroll: true });
   }
@@ -262,7 +263,7 @@ for (const button of document.querySelectorAll("[data-start]")) {
   });
 }
 $("drop-edit")?.addEventListener("click", () => sheet.writeEdit(null));
-addEventListener("beforeunload", (event) => outbox.waiting.length && event.preventDefault());
+addEventListener("beforeunload", (event) => outbox.waiting.length && !outbox.leaving && event.preventDefault());
 
 // A lease lasts minutes: asking again renews it while somebody is at work, and finds new questions when idle.
 setInterval(() => {
@@ -274,7 +275,7 @@ for (const { path } of outbox.waiting) done.add(path.split("/")[4]);
 take(JSON.parse($("boot").textContent));
 outbox.flush();
 if (queue.length < WANT && page.dataset.state !== "paused") refill();
-if (localStorage.getItem(`accord-read-${project}`) !== page.dataset.guidelineId) {
+if (localStorage.getItem(`accord-read-${mine}`) !== page.dataset.guidelineId) {
   $("guideline-new").hidden = false;
   readGuideline(true);
 }

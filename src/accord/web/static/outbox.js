@@ -14,7 +14,7 @@ function rest(seconds) {
 export class Outbox {
   // tell(state, detail): "late" while the server cannot be reached, "saved", or "refused" with an error.
   constructor(name, tell) {
-    Object.assign(this, { name, tell, running: null });
+    Object.assign(this, { name, tell, running: null, leaving: false });
     try {
       this.waiting = JSON.parse(sessionStorage.getItem(name)) ?? [];
     } catch {
@@ -47,12 +47,8 @@ export class Outbox {
         this.done(() => this.tell("saved", reply));
         pause = 1;
       } catch (error) {
-        if (error.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-        const refused = error instanceof ApiError && error.status < 500 && ![401, 408, 429].includes(error.status);
-        if (error.code === "csrf") {
-          location.reload(); // the answer is in storage and goes out with the new token
-          return;
-        }
+        if (error.status === 401 || error.code === "csrf") return this.signIn(error);
+        const refused = error instanceof ApiError && error.status < 500 && ![408, 429].includes(error.status);
         if (refused) {
           this.done(() => this.tell("refused", error));
         } else {
@@ -62,6 +58,13 @@ export class Outbox {
         }
       }
     }
+  }
+
+  // What waits is in storage: it goes out from the page that follows.
+  signIn(error) {
+    this.leaving = true;
+    if (error.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+    else location.reload();
   }
 
   done(tell) {
