@@ -270,11 +270,11 @@ def test_groups_of_equal_rewards_are_replaced(
     rows = logged(tmp_path / "whole")
     for row, (groups, prompts, keep_C) in zip(rows, seen, strict=True):
         if rounds == 0:
-            assert "resample/rounds" not in row and not keep_C.all()
+            assert "completions/resample_rounds" not in row and not keep_C.all()
             continue
         assert keep_C.all() and all(int(p[4]) % 2 for p in prompts)
-        assert row["resample/rounds"] <= rounds
-        assert row["resample/kept"] == pytest.approx(groups / row["resample/groups"])
+        assert row["completions/resample_rounds"] <= rounds
+        assert row["completions/resample_kept"] == pytest.approx(groups / row["completions/resample_groups"])
         assert row["frac_reward_zero_std"] > 0  # of the first sampling, before any was left out
         if rounds == 8:
             assert groups == config.prompts_per_iteration
@@ -303,7 +303,11 @@ def test_where_all_rewards_are_equal_resampling_ends(
     changes = {"iterations": 1, "drop_equal_groups": True, "resample_rounds": 2}
     online.run(online_config(world, "grpo", tmp_path, **changes), QUIET)
     (row,) = logged(tmp_path)
-    assert (row["resample/rounds"], row["resample/groups"], row["resample/kept"]) == (2, 18, 0)
+    assert (
+        row["completions/resample_rounds"],
+        row["completions/resample_groups"],
+        row["completions/resample_kept"],
+    ) == (2, 18, 0)
     assert row["updates"] == 0
 
 

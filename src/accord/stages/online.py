@@ -116,9 +116,9 @@ class Online:
             sampled += missing
         found = [(r, kept) for r, kept in parts if kept]
         counted = {
-            "resample/rounds": float(rounds),
-            "resample/groups": float(sampled),
-            "resample/kept": sum(len(kept) for _, kept in found) / sampled,
+            "completions/resample_rounds": float(rounds),
+            "completions/resample_groups": float(sampled),
+            "completions/resample_kept": sum(len(kept) for _, kept in found) / sampled,
         }
         return (join(found) if found else first), counted
 
