@@ -227,3 +227,10 @@ def test_long_texts_are_cut_and_say_so() -> None:
     assert read("x" * (LONGEST + 5)) == "x" * LONGEST + " … [5 more characters]"
     assert "plain" in render_text("x" * (LONGEST_MARKDOWN + 1))
     assert "plain" not in render_text("x" * LONGEST_MARKDOWN)
+
+
+def test_line_ends_are_kept_unless_an_editor_made_them() -> None:
+    text = "Take care:\nread both."
+    assert "<br>" in render_text(text)
+    flowing = render_text(text, wrapped=True)
+    assert "<br>" not in flowing and "Take care:\nread both." in flowing

@@ -207,8 +207,8 @@ def _render_table_close(
     return "</table></div>"
 
 
-def _markdown() -> MarkdownIt:
-    markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "linkify": False})
+def _markdown(*, breaks: bool = True) -> MarkdownIt:
+    markdown = MarkdownIt("commonmark", {"html": False, "breaks": breaks, "linkify": False})
     markdown.enable(["table", "strikethrough"])
     # These hide what was written (a backslash is part of \\(x\\)); entities could also bring back characters
     # that were made visible.
@@ -232,4 +232,4 @@ def _markdown() -> MarkdownIt:
 
 
 _MARKDOWN = _markdown()
-_WRAPPED = OptionsDict({**_MARKDOWN.options, "breaks": False})
+_WRAPPED = _markdown(breaks=False).options
