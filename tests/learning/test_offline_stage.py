@@ -20,7 +20,9 @@ from accord.config import OfflineConfig
 from accord.data.batches import collate
 from accord.data.render import Encoded
 from accord.errors import ConfigError, DataError, NumericsError
+from accord.records import Group, Prompt
 from accord.stages import common, offline, reference
+from accord.stages.pairs import Judged, Verdict
 from tiny import tiny_llama, tiny_tokenizer
 
 METHODS = [name for name, (_, module) in accord.STAGES.items() if module == "accord.stages.offline"]
@@ -238,11 +240,9 @@ def test_ktos_baseline_is_the_mean_log_ratio_of_answers_to_other_prompts(world: 
     state, _, _ = offline.build(config, bench, kept, console)
     for i, (row, other) in enumerate(zip(state.train, state.mismatched, strict=True)):
         assert other.encoded.prompt_ids == row.encoded.prompt_ids
-        assert len(other.encoded.completion_ids) == len(row.judged.said)
         stranger, room = state.train[(i + 1) % len(state.train)], 30 - len(row.encoded.prompt_ids)
         assert stranger.judged.group.prompt != row.judged.group.prompt
-        cut = {ids[:room] for ids in stranger.encoded.completion_ids}
-        assert set(other.encoded.completion_ids) <= cut
+        assert other.encoded.completion_ids == tuple(ids[:room] for ids in stranger.encoded.completion_ids)
 
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():  # a policy that has left its reference
@@ -320,3 +320,12 @@ def test_unequal_numbers_of_good_and_bad_are_pointed_out(world: Path, tmp_path: 
     data = str(write(tmp_path / "few.jsonl", few))
     _, _, told = run(settings(world, tmp_path / "a", "kto", data=data, epochs=0.1, held_out=0.0))
     assert "good answers pull 0.5" in told and "--desirable_weight" in told
+
+
+def test_kto_pairs_each_prompt_with_anothers_answers_once() -> None:
+    """However often they were judged, and cut to the room that is left."""
+    judged = Judged(Group.of(Prompt.of("?"), "a", "b"), tuple(Verdict(0, True, 1.0) for _ in range(9)))
+    rows = [(judged, Encoded((1, 2), ((3,), (4, 5)))), (judged, Encoded((1,) * 9, ((6, 7, 8),)))]
+    assert [m.completion_ids for m in offline.mismatch(rows, 2, 10)] == [((6, 7, 8),), ((3,), (4,))]
+    with pytest.raises(DataError, match="at least two prompts"):
+        offline.mismatch(rows[:1], 1, 10)

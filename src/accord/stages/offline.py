@@ -266,7 +266,7 @@ def terms(
 
 
 def mismatch(rows: Sequence[tuple[Judged[Any], Encoded]], n_train: int, max_length: int) -> list[Encoded]:
-    """For each row its prompt with answers of the next training row, as many as it has verdicts.
+    """For each row its prompt with the answers of the next training row, each once however often judged.
 
     An answer that would make the row too long is cut; a beginning serves as well. Raises DataError for a
     single prompt, which has no other.
@@ -276,11 +276,10 @@ def mismatch(rows: Sequence[tuple[Judged[Any], Encoded]], n_train: int, max_leng
             "KTO needs at least two prompts to train on: its KL baseline pairs each with another's"
         )
     found = []
-    for i, (judged, encoded) in enumerate(rows):
+    for i, (_, encoded) in enumerate(rows):
         others = rows[(i + 1) % n_train][1].completion_ids
         room = max_length - len(encoded.prompt_ids)
-        answers = [others[j % len(others)][:room] for j in range(len(judged.said))]
-        found.append(Encoded(encoded.prompt_ids, tuple(answers)))
+        found.append(Encoded(encoded.prompt_ids, tuple(answer[:room] for answer in others)))
     return found
 
 
