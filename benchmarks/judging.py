@@ -3,7 +3,7 @@
     python benchmarks/judging.py [JUDGEMENTS]
 
 A headless Chromium answers questions by keyboard from a server on this machine, with a moment of
-reading before each. The clock is the browser's: from the key event's own time stamp to the frame after the one
+reading before each. The clock is the browser's: from the time stamp of the key to the frame after the one
 that changed.
 """
 
