@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+PEERS := $(subst ==,-,$(shell grep -v '^\#' benchmarks/peers.txt))
 
 # What some tests need of the system: a browser, a database server. Those tests are skipped where it is absent.
 SYSTEM_PACKAGES := $(if $(wildcard /usr/bin/chromium),,chromium) \
@@ -17,7 +19,7 @@ run_scripts = @set -e; for script in $(sort $(wildcard $(1)/*.py)); do \
   echo "== $$script"; $(BIN)/python "$$script"; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev system model quickstart test lint mutate experiments bench clean
+.PHONY: help setup dev system model quickstart test lint mutate experiments bench bench-web clean
 
 help:
 	@echo "make quickstart    the whole loop on the shop scenario, with a report (PYTHON=python3.12 to choose one)"
@@ -27,7 +29,8 @@ help:
 	@echo "make lint          ruff, mypy, import directions"
 	@echo "make mutate        break the code one place at a time and see the tests go red (long)"
 	@echo "make experiments   run every script in experiments/"
-	@echo "make bench         run every script in benchmarks/"
+	@echo "make bench         speed and memory against TRL (BENCH_ARGS='--only dpo sft' to choose)"
+	@echo "make bench-web     many raters at once, on the ledger and on the server"
 	@echo "make clean         remove $(VENV), caches and the quickstart's results (the fetched model stays)"
 
 # The stamps stand for finished installs, so that a second make starts at once.
@@ -82,8 +85,16 @@ mutate: dev
 experiments: dev model
 	$(call run_scripts,experiments)
 
-bench: dev model
-	$(call run_scripts,benchmarks)
+bench: dev model $(PEERS:%=benchmarks/.peers/%)
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+bench-web: dev
+	$(BIN)/python benchmarks/leases.py
+	$(BIN)/python benchmarks/judging.py
+
+# Two versions of one peer cannot share a folder; all run on the project's own torch and transformers.
+benchmarks/.peers/%:
+	@$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps --target $@ $(subst -,==,$*)
 
 clean:
 	rm -rf $(VENV) build dist quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -32,7 +32,7 @@ TIMEOUT = 3600
 
 @dataclass(frozen=True)
 class Work:
-    """A row of the table: what a step is, and where the peer lies under `.peers`."""
+    """A row of the table: what a step is, and which line of peers.txt the peer is."""
 
     what: str
     peer: str = TRL
@@ -115,7 +115,7 @@ def _show(m: Measured) -> str:
 
 
 def start_up(repeats: int = 10) -> dict[str, Any]:
-    """Seconds until `--help` is printed; the first run of each, which fills the disk cache, is not counted."""
+    """Seconds until `--help` is printed. The first run of each, which fills caches, is not counted."""
     binary = Path(sys.executable).with_name("accord")
     peer = [sys.executable, "-c", "from trl.cli import main; main()"]
     environments = [dict(os.environ), {**os.environ, "PYTHONPATH": str(HERE / ".peers" / TRL)}]

@@ -51,7 +51,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a pass runs over: positions, (query, key) pairs in attention, positions whose logits are needed."""
+    """What a pass runs over: positions, (query, key) pairs in attention, positions that need logits."""
 
     positions: int
     attended: int
@@ -59,7 +59,7 @@ class Tokens:
 
 
 def tokens_of(groups: Sequence[tuple[int, Sequence[int]]]) -> Tokens:
-    """Of groups (prompt's length, its answers' lengths), each prompt once and seen by its own answers only."""
+    """Of groups (prompt's length, its answers' lengths): each prompt once, seen by its own answers only."""
     positions = sum(p + sum(answers) for p, answers in groups)
     attended = sum(_triangle(p) + sum(p * a + _triangle(a) for a in answers) for p, answers in groups)
     return Tokens(positions, attended, sum(sum(answers) for _, answers in groups))

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: `python -m speed.measure ours|peer|machine TASK`, JSON on stdout."""
+"""One measurement in a process of its own: `python -m speed.measure ours|peer|machine TASK`; prints JSON."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class Clock(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ends.append(time.perf_counter())
 
-    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(float(logs["loss"]))
+    def on_log(self, *_: Any, **found: Any) -> None:
+        if "loss" in found["logs"]:
+            self.losses.append(float(found["logs"]["loss"]))
 
     @property
     def seconds(self) -> list[float]:
@@ -227,7 +227,7 @@ def _train(
 
 
 def _policy(task: Task) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(task.model, dtype=_dtype(task))
+    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=_dtype(task))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from string import Template
 from typing import Any
 
 ORDER = ("sft", "reward", "dpo", "dpo-cached", "grpo", "rloo", "ppo", "sampling", "start-up")
@@ -25,14 +26,6 @@ TARGETS: Mapping[str, tuple[float | None, float | None]] = {
     "sampling": (5, None),
     "start-up": (None, None),
 }
-NOT_MEASURED = """\
-## Not measured
-
-- On a GPU: none was at hand. The same file runs there (`--dtype bfloat16 --model random-1b`), but Accord does not
-  move models to a GPU by itself yet.
-- vLLM, for the same reason.
-- Other peers than TRL: OpenRLHF and verl need GPUs.
-"""
 
 
 def merge(path: Path, new: Mapping[str, Any], machine: Any, variant: str) -> dict[str, Any]:
@@ -76,34 +69,17 @@ def _processor() -> str:
 
 def page(results: Mapping[str, Any]) -> str:
     """docs/performance.md."""
-    sections = [_head(results["machine"]), _table(results), _variants(results.get("variants", {}))]
-    sections += [
+    sections = [
+        _table(results),
+        _variants(results.get("variants", {})),
         _scaling(results.get("scaling", {})),
         _processes(results.get("processes")),
-        _METHOD,
-        NOT_MEASURED,
     ]
-    return "\n".join(section for section in sections if section)
-
-
-def _head(machine: Mapping[str, Any]) -> str:
+    machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    return f"""\
-# Speed and memory, against TRL
-
-```
-make bench                                     # everything: hours
-make bench BENCH_ARGS="--only dpo grpo"        # some works; the rest of this page is kept
-```
-
-This page is written by `benchmarks/run.py`; the numbers are in [performance.json](performance.json).
-
-Machine: {machine["processor"]}, {machine["cores"]} cores, {machine["system"]}; {versions}, all threads. Measured
-ceilings in float32: {machine["gflops"]:.0f} GFLOP/s (matrix products), {machine["gbytes"]:.1f} GB/s (reading
-memory).
-
-![How many times as fast as the peer](performance.svg)
-"""
+    template = Template(Path(__file__).with_name("page.md").read_text(encoding="utf-8"))
+    shown = "\n".join(section for section in sections if section)
+    return template.substitute({**machine, "versions": versions, "results": shown})
 
 
 def _table(results: Mapping[str, Any]) -> str:
@@ -111,12 +87,12 @@ def _table(results: Mapping[str, Any]) -> str:
     if not names:
         return ""
     lines = [
+        "![Times as fast as the peer, and share of its memory](performance.svg)\n",
         "## One step\n",
-        "SmolLM2-135M in float32, LoRA of rank 16 on all linear layers, unless a line says otherwise. Medians, "
-        "in brackets the\nfastest and slowest step.\n",
-        "| work | Accord, s | TRL, s | times as fast (aim) | Accord, GB | TRL, GB | share (aim) | of the limit "
-        "| TRL's | measured |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "SmolLM2-135M in float32, LoRA of rank 16 on all linear layers. Medians, in brackets the fastest and",
+        "the slowest step. The last two columns say how much of the machine's limit each side reaches.\n",
+        "| work | Accord, s | TRL, s | times as fast (aim) | Accord, GB | TRL, GB | share | ours | its |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, results[name]) for name in names]
     lines.append(
@@ -140,7 +116,6 @@ def _row(name: str, r: Mapping[str, Any]) -> str:
         else "",
         f"{r['fraction_of_limit']:.0%}" if "fraction_of_limit" in r else "",
         f"{r['peer_fraction_of_limit']:.0%}" if "peer_fraction_of_limit" in r else "",
-        r["when"],
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -155,10 +130,9 @@ def _variants(variants: Mapping[str, Mapping[str, Any]]) -> str:
     for label, results in variants.items():
         for name in (n for n in ORDER if n in results):
             r = results[name]
-            lines.append(
-                f"| {label} | {name} | {_seconds(r, 'ours')} | {_seconds(r, 'peer')} | {r['speed_ratio']:.1f} | "
-                f"{r['ours_gb']:.1f} | {r['peer_gb']:.1f} | {r['memory_ratio']:.2f} |"
-            )
+            seconds = f"{_seconds(r, 'ours')} | {_seconds(r, 'peer')} | {r['speed_ratio']:.1f}"
+            memory = f"{r['ours_gb']:.1f} | {r['peer_gb']:.1f} | {r['memory_ratio']:.2f}"
+            lines.append(f"| {label} | {name} | {seconds} | {memory} |")
     if not lines:
         return ""
     head = [
@@ -198,26 +172,6 @@ def _processes(found: Mapping[str, Any] | None) -> str:
         f"{two:.2f} s in two processes with\nhalf of the cores each ({one / two:.2f} times as fast): on one "
         "machine the cores are shared either way, so little can be won.\n"
     )
-
-
-_METHOD = """\
-## How it was measured
-
-- Each number comes from a fresh process. Accord's and TRL's processes alternate; medians are taken over all steps of
-  all processes but each process's first step.
-- Both sides get the same rows, as text, and tokenise them to the same tokens (the counts are in the JSON, and
-  `tests/reference/test_trl.py` compares the losses): comparisons of HH-harmless with prompts of at most 160 tokens
-  and answers of at most 128, evenly spaced over their lengths. Every step's batch is all rows.
-- Sampled answers all have the same length: the model's end-of-turn token is replaced by one that it never says.
-- Accord runs its stages as a user does, timed by the seconds that `metrics.jsonl` logs. It computes DPO's reference
-  once, before the first step; the line "reference included" adds that pass to every step.
-- TRL's trainers are used as documented, in float32, without gradient checkpointing (their default; it makes them
-  slower), without saving. Of PPO's value model only the head is trained, as on our side.
-- Memory is the largest resident size of the whole process, loading included.
-- The limit counts the arithmetic that the work needs (each prompt once, no gradients of frozen weights, logits only
-  where an answer is scored) at the measured peak of matrix products; decoding is bound by the larger of arithmetic
-  and of reading weights and cache from memory. `benchmarks/speed/limits.py` has the formulas.
-"""
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

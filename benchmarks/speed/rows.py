@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from accord.data.datasets import load_preferences
 from accord.data.render import Renderer
@@ -16,24 +17,7 @@ from accord.records import Group, Preference, Prompt
 from speed.task import spread, write_rows
 
 MAX_PROMPT, MAX_ANSWER = 160, 128
-WORDS = [
-    "time",
-    "year",
-    "people",
-    "way",
-    "day",
-    "man",
-    "thing",
-    "woman",
-    "life",
-    "child",
-    "world",
-    "school",
-    "state",
-    "family",
-    "student",
-    "group",
-]
+WORDS = "time year people way day man thing woman life child world school state family student"
 
 # Random Llamas of other sizes, with the embedded model's vocabulary: speed does not ask what weights say.
 SHAPES = {
@@ -63,12 +47,12 @@ def write_model(name: str, folder: Path, dtype: str) -> Path:
     if (folder / "config.json").exists():
         return folder
     loaded = load_model("smollm2-135m-instruct" if name in SHAPES else name, dtype=dtype)
-    model: PreTrainedModel = loaded.model
+    model: Any = loaded.model
     tokenizer = loaded.tokenizer
     if name in SHAPES:
         model = _random_model(name, model.config.vocab_size).to(model.dtype)
     end, padding = _unused(tokenizer)
-    said = tokenizer.convert_ids_to_tokens(Renderer(tokenizer).end_id)
+    said = str(tokenizer.convert_ids_to_tokens(Renderer(tokenizer).end_id))
     tokenizer.chat_template = str(tokenizer.chat_template).replace(said, end)
     tokenizer.eos_token, tokenizer.pad_token = end, padding
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -78,11 +62,11 @@ def write_model(name: str, folder: Path, dtype: str) -> Path:
     return folder
 
 
-def _random_model(name: str, vocabulary: int) -> PreTrainedModel:
+def _random_model(name: str, vocabulary: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, bos_token_id=None, **SHAPES[name])
-    )
+    shape: Any = SHAPES[name]
+    config = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, bos_token_id=None, **shape)
+    return LlamaForCausalLM(config)
 
 
 def _unused(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -99,14 +83,9 @@ def hh_rows(path: Path, renderer: Renderer, n: int) -> list[Preference]:
     """`n` comparisons of a file of preferences, of all lengths within the limits, each prompt once."""
     distinct = {p.prompt.id: p for p in load_preferences(str(path)).rows}
     fitting = sorted(
-        (
-            (sum(lengths), i, p)
-            for i, p in enumerate(distinct.values())
-            if (lengths := _lengths(p, renderer))
-            and lengths[0] <= MAX_PROMPT
-            and max(lengths[1:]) <= MAX_ANSWER
-        ),
-        key=lambda row: row[:2],
+        (sum(lengths), i, p)
+        for i, (lengths, p) in enumerate((_lengths(p, renderer), p) for p in distinct.values())
+        if lengths[0] <= MAX_PROMPT and max(lengths[1:]) <= MAX_ANSWER
     )
     return [p for _, _, p in spread(fitting, n)]
 
@@ -118,7 +97,7 @@ def made_rows(
     rng = random.Random(0)
 
     def text(tokens: int) -> str:
-        return " ".join(rng.choices(WORDS, k=max(1, tokens)))
+        return " ".join(rng.choices(WORDS.split(), k=max(1, tokens)))
 
     frame = len(renderer.prompt(Prompt.of("x")))
     return [

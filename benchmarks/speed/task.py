@@ -43,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a side did: seconds of each step after the first, its losses, and how many tokens it trained on."""
+    """What a side did: seconds of each step after the first, losses, and how many tokens it trained on."""
 
     seconds: list[float]
     tokens: int  # answers' tokens in a step
