@@ -119,8 +119,9 @@ def row(like: str, method: str) -> str:
     """The page's row of one preset."""
 
     def shown(value: object) -> str:
-        words = {None: "null", True: "true", False: "false", math.inf: ".inf"}
-        return words.get(value, str(value))  # type: ignore[call-overload]
+        if isinstance(value, bool | None):
+            return {None: "null", True: "true", False: "false"}[value]
+        return ".inf" if value == math.inf else str(value)
 
     preset = PRESETS[like][method]
     values = " ".join(f"`{name}: {shown(value)}`" for name, value in preset.values.items())
