@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -318,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from speed import report
 
     chosen = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no measurement outlives us
     bench = Bench(chosen, chosen.work)
     machine = limits()
     print(f"machine: {machine.gflops:.0f} GFLOP/s, {machine.gbytes:.1f} GB/s", file=sys.stderr)

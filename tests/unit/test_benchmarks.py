@@ -139,18 +139,26 @@ def test_our_side_runs_each_work(work: str, model: str, data: str) -> None:
     assert work in driver.WORKS and work in report.TARGETS
 
 
-def test_the_reference_is_counted_once_per_step(
-    model: str, data: str, monkeypatch: pytest.MonkeyPatch
+def test_the_reference_is_counted_warm_and_once_per_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from speed import ours
 
-    monkeypatch.setattr(
-        ours, "dpo_cached", lambda task: ours.offline.reference_logps() or Measured([1, 2], 5)
-    )
-    monkeypatch.setattr(ours.offline, "reference_logps", lambda: None)
-    ticks = iter([10.0, 17.0])
+    path, passes, ticks = tmp_path / "reference", list[bool](), iter([10.0, 17.0])
+
+    def reference(path: Path) -> None:
+        passes.append(path.exists())  # a pass that finds the last one's results costs nothing
+        path.touch()
+
+    def cached(task: Task) -> Measured:
+        ours.offline.reference_logps(path=path)
+        return Measured([1, 2], 5)
+
+    monkeypatch.setattr(ours, "dpo_cached", cached)
+    monkeypatch.setattr(ours.offline, "reference_logps", reference)
     monkeypatch.setattr(ours.time, "perf_counter", lambda: next(ticks))
-    assert ours.dpo(replace(TASK, model=model, data=data)).seconds == [8, 9]
+    assert ours.dpo(TASK).seconds == [8, 9] and passes == [False, False]
+    assert ours.offline.reference_logps is reference
 
 
 # --- rows and models ---------------------------------------------------------------------------------------
