@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
 from accord.ledger import answers, lineage, projects, queue, store
 from accord.ledger.answers import FLAG, RATING, Part
-from accord.ledger.judging import read_judgements
-from accord.ledger.schema import assignment, judgement
-from accord.ledger.team_schema import WHOLE, project_item
+from accord.ledger.schema import judgement
+from accord.ledger.team_schema import WHOLE
+from accord.ledger.walk import walk
 from accord.records import Group, Judgement, Preference, Question, content_hash
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"), and their full-width forms.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+SHOWN_BROKEN = 3
 CSV_COLUMNS = (
     "judgement",
     "item",
@@ -42,22 +43,17 @@ CSV_COLUMNS = (
 
 
 def project_judgements(connection: Connection, project_id: str) -> list[Judgement]:
-    """The active judgements of a project. LedgerError when the lineage of one of them cannot be walked."""
-    found = read_judgements(connection, item_ids=projects.item_ids(connection, project_id))
-    active = (
-        select(func.count())
-        .select_from(
-            judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
-        )
-        .where(judgement.c.status == "active", project_item.c.project_id == project_id)
-    )
-    expected = int(connection.execute(active).scalar_one())
-    if len(found) != expected:
+    """The active judgements of a project. LedgerError, with which, when some do not lead back."""
+    found, broken = walk(connection, project_id)
+    if broken:
+        named = [f"{judgement_id} ({reason})" for judgement_id, reason in sorted(broken.items())]
+        more = f" and {len(named) - SHOWN_BROKEN} more" if len(named) > SHOWN_BROKEN else ""
         raise LedgerError(
-            f"{expected - len(found)} of {expected} judgements do not lead back to what was shown and asked; "
-            "nothing is exported. `accord verify` says what is damaged"
+            f"{len(broken)} of {len(found.keys() | broken.keys())} judgements do not lead back to what was "
+            f"asked and shown, so nothing leaves the ledger: {', '.join(named[:SHOWN_BROKEN])}{more}. "
+            "`accord verify` says what is damaged; restore a backup"
         )
-    return found
+    return list(found.values())
 
 
 def submission_times(connection: Connection, judgement_ids: Iterable[str]) -> dict[str, str]:
@@ -230,14 +226,12 @@ def add_preferences(
 ) -> tuple[int, int]:
     """Ask about pairs that were read from a file: how many are new, and how many were known.
 
-    With `gold`, which answer the row calls better is kept as the known answer, to grade raters by.
+    With `gold`, which answer the rows call better is kept as the known answer, to grade raters by.
     """
     questions = [Question(_group(row), reason, overlap=overlap) for row in rows]
     found = projects.add_questions(connection, project_id, questions, now)
     if gold:
-        decided = {
-            queue.item_id_of(q.group): row for q, row in zip(questions, rows, strict=True) if not row.tie
-        }
+        decided = _decided([queue.item_id_of(q.group) for q in questions], rows)
         mine = set(projects.item_ids(connection, project_id))
         decided = {item_id: row for item_id, row in decided.items() if item_id in mine}
         groups = store.read_groups(connection, decided)
@@ -248,6 +242,18 @@ def add_preferences(
 def _group(row: Preference) -> Group:
     """The two answers in an order that does not tell which is better."""
     return Group.of(row.prompt, *sorted((row.chosen, row.rejected), key=content_hash))
+
+
+def _decided(item_ids: Sequence[str], rows: Sequence[Preference]) -> dict[str, Preference]:
+    """The rows by item; an item on which rows disagree, or of which one is a tie, has no known answer."""
+    by_item: dict[str, list[Preference]] = {}
+    for item_id, row in zip(item_ids, rows, strict=True):
+        by_item.setdefault(item_id, []).append(row)
+    return {
+        item_id: said[0]
+        for item_id, said in by_item.items()
+        if len({row.chosen for row in said}) == 1 and not any(row.tie for row in said)
+    }
 
 
 def _known(groups: Mapping[str, Group], rows: Mapping[str, Preference]) -> dict[str, int]:

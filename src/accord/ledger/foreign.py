@@ -18,18 +18,36 @@ PROMPTS = ("instruction", "prompt", "question", "input", "context")
 STRONGEST = 3
 
 
-def read_foreign(row: Mapping[str, Any], place: str) -> list[Preference]:
-    """The pairs of one row. `place` is "file:line". LedgerError when the row is of none of these tools."""
-    if "fields" in row and "responses" in row:
-        return list(_argilla(row, place))
-    if "data" in row and "annotations" in row:
-        return list(_label_studio(row, place))
-    if "instruction" in row and isinstance(row.get("completions"), list):
-        return list(_ultrafeedback(row, place))
-    raise LedgerError(
-        f"{place}: this is no row of Argilla (fields, responses), Label Studio (data, annotations) or "
-        f"UltraFeedback (instruction, completions); it has {', '.join(sorted(row)) or 'nothing'}"
-    )
+TOOLS = {
+    "argilla": ("fields", "responses"),
+    "label-studio": ("data", "annotations"),
+    "ultrafeedback": ("instruction", "completions"),
+}
+
+
+def tool_of(row: Mapping[str, Any]) -> str:
+    """The tool that writes rows with these columns; "" when none of them does."""
+    return next((tool for tool, columns in TOOLS.items() if row.keys() >= set(columns)), "")
+
+
+def read_foreign(row: Mapping[str, Any], place: str, tool: str = "") -> list[Preference]:
+    """The pairs of one row, which may be none. `place` is "file:line", `tool` a name of TOOLS.
+
+    LedgerError when the row is of none of these tools, or not as `tool` writes it.
+    """
+    written_by = tool_of(row)
+    if not written_by or tool not in ("", written_by):
+        wanted = "; ".join(
+            f"{name} ({', '.join(columns)})" for name, columns in TOOLS.items() if tool in ("", name)
+        )
+        raise LedgerError(f"{place}: no row of {wanted}; it has {', '.join(sorted(row)) or 'nothing'}")
+    read = {"argilla": _argilla, "label-studio": _label_studio, "ultrafeedback": _ultrafeedback}[written_by]
+    try:
+        return list(read(row, place))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(
+            f"{place}: the row is not as {written_by} writes it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _ultrafeedback(row: Mapping[str, Any], place: str) -> Iterator[Preference]:

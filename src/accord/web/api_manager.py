@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 
 from accord.errors import DataError, LedgerError
 from accord.ledger import accounts, exchange, judging, lineage, projects, queue, why
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
-from accord.web import listing
+from accord.records import Preference
+from accord.web import files, listing
 from accord.web.auth import (
     Member,
     RefusedError,
@@ -146,6 +146,7 @@ FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "f
 async def import_file(
     request: Request,
     who: Manager,
+    format: files.Format = "auto",
     reason: Annotated[str, Query(min_length=1, max_length=80)] = "import",
     gold: bool = False,
     x_file_name: Annotated[str, Header(description="percent-encoded; its ending says what it is")] = "",
@@ -166,21 +167,27 @@ async def import_file(
                 if length > IMPORT_BYTES:
                     raise RefusedError(413, "too_large", f"the file is larger than {IMPORT_BYTES >> 20} MB")
                 file.write(part)
-        return await run_in_threadpool(_import, request, who, path, os.path.basename(name), reason, gold)
+        read = partial(_read_pairs, path, os.path.basename(name), format)
+        rows, problems = await run_in_threadpool(read)
+        added, known = await run_in_threadpool(_ask, request, who, rows, reason, gold)
     finally:
         os.unlink(path)
+    shown = [{"line": line, "what": what} for line, what in problems[:SHOWN_PROBLEMS]]
+    return {"added": added, "known": known, "problems": shown, "problem_count": len(problems)}
 
 
-def _import(request: Request, who: Member, path: str, name: str, reason: str, gold: bool) -> dict[str, Any]:
-    from accord.data.datasets import load_preferences  # slow to import
-
+def _read_pairs(path: str, name: str, format: files.Format) -> tuple[list[Preference], list[files.Bad]]:
+    """The file at `path`, which people call `name`. Raises RefusedError."""
     try:
-        loaded = load_preferences(path)
+        rows, problems = files.read_pairs(path, format)
     except DataError as error:
         raise RefusedError(422, "invalid", str(error).replace(path, name)) from None
-    rows = exchange.named_source(loaded.rows, path, name)
+    return exchange.named_source(rows, path, name), [(n, what.replace(path, name)) for n, what in problems]
+
+
+def _ask(request: Request, who: Member, rows: list[Preference], reason: str, gold: bool) -> tuple[int, int]:
     with site_of(request).ledger.writing() as connection:
-        added, known = exchange.add_preferences(
+        return exchange.add_preferences(
             connection,
             who.project.id,
             rows,
@@ -189,9 +196,6 @@ def _import(request: Request, who: Member, path: str, name: str, reason: str, go
             gold=gold,
             now=utc_now(),
         )
-    problems = [{"line": p.line, "what": p.what.replace(path, name)} for p in loaded.problems]
-    shown = problems[:SHOWN_PROBLEMS]
-    return {"added": added, "known": known, "problems": shown, "problem_count": len(problems)}
 
 
 @router.post("/projects/{project_id}/adopt")
@@ -214,40 +218,16 @@ def release(request: Request, who: Manager, body: ReleaseBody) -> dict[str, Any]
     return {"name": made.name, "hash": made.hash, "rows": len(made.judgement_ids)}
 
 
-def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-FORMATS: dict[str, tuple[str, str, Callable[..., Iterator[str]]]] = {
-    "preferences.jsonl": (
-        "Preferences for training (TRL rows with margin and weight)",
-        "application/jsonl",
-        lambda connection, project: _jsonl(exchange.preference_rows(connection, project)),
-    ),
-    "demonstrations.jsonl": (
-        "Rewritten answers as demonstrations",
-        "application/jsonl",
-        lambda connection, project: _jsonl(exchange.demonstration_rows(connection, project)),
-    ),
-    "judgements.jsonl": (
-        "Everything that was said, one judgement a line",
-        "application/jsonl",
-        lambda connection, project: _jsonl(exchange.judgement_rows(connection, project)),
-    ),
-    "judgements.csv": ("The same for spreadsheets (CSV)", "text/csv", exchange.judgement_csv),
-}
-
-
 @router.get("/projects/{project_id}/export/{format}")
-def export(request: Request, who: ManagerReads, format: str) -> StreamingResponse:
-    """A file of the project's answers as they are now."""
-    if format not in FORMATS:
+def export(request: Request, who: ManagerReads, format: str) -> Response:
+    """A file of the project's answers as they are now. Refused (409) when one does not lead back."""
+    if format not in files.EXPORTS:
         raise not_found("this format")
-    _, media, make = FORMATS[format]
+    file = files.EXPORTS[format]
     with site_of(request).ledger.reading() as connection:
-        lines = [line.encode("utf-8", "replace") for line in make(connection, who.project.id)]
+        content = b"".join(file.write(connection, who.project.id))
     headers = {"Content-Disposition": f'attachment; filename="{format}"'}
-    return StreamingResponse(iter(lines), media_type=f"{media}; charset=utf-8", headers=headers)
+    return Response(content, media_type=file.media, headers=headers)
 
 
 # Lineage

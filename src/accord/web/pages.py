@@ -14,9 +14,8 @@ from accord.errors import LedgerError
 from accord.ledger import accounts, projects, tokens
 from accord.ledger.accounts import Account, Invitation
 from accord.ledger.database import utc_now
-from accord.web import listing
+from accord.web import files, listing
 from accord.web.api_account import address_of
-from accord.web.api_manager import FORMATS
 from accord.web.api_rater import lease_questions
 from accord.web.auth import (
     Member,
@@ -326,8 +325,7 @@ def data_page(request: Request, who: Manager) -> HTMLResponse:
             "releases": listing.release_rows(connection, who.project.id),
             "unassigned": len(projects.unassigned(connection)),
         }
-    formats = [{"key": key, "label": label} for key, (label, _, _) in FORMATS.items()]
-    return page(request, "data.html", who=who, formats=formats, **context)
+    return page(request, "data.html", who=who, formats=files.offered(), **context)
 
 
 @router.get("/projects/{project_id}/judgements")

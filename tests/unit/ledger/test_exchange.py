@@ -11,11 +11,11 @@ import pytest
 
 from accord.data.datasets import load_demonstrations, load_preferences, load_unpaired
 from accord.errors import LedgerError
-from accord.ledger import Ledger, answers, exchange, projects, queue
+from accord.ledger import Ledger, answers, exchange, projects, queue, store
 from accord.ledger.answers import Beside
 from accord.ledger.card import data_card
 from accord.ledger.database import utc_now
-from accord.records import Question
+from accord.records import Preference, Prompt, Question
 
 STRENGTHS = (3, 0, -2, 0)  # for slot 0; the last of them: both bad
 
@@ -111,6 +111,23 @@ def test_the_card_is_computed_from_the_rows(ledger: Ledger, project: str) -> Non
         assert line in card
     assert "| Judgements | 4 of 4 questions |" in later and "| Withdrawn | 2 judgements" in later
     assert "unknown: no question has two judgements" in later
+
+
+def test_rows_that_disagree_give_no_known_answer(ledger: Ledger) -> None:
+    """Two people of another tool: of one mind on the first question, not on the others."""
+    said = {"one mind": ("ab", "ab"), "two minds": ("ab", "ba"), "a tie": ("ab", "a=b")}
+    rows = [
+        Preference(Prompt.of(name), answers_[0], answers_[-1], tie="=" in answers_)
+        for name, opinions in said.items()
+        for answers_ in opinions
+    ]
+    with ledger.writing() as connection:
+        now = utc_now()
+        mine = projects.add_project(connection, "A", "Choose.", overlap=1, form={}, now=now)
+        added = exchange.add_preferences(connection, mine, rows, overlap=1, reason="gold", gold=True, now=now)
+        known = projects.gold_answers(connection, mine)
+        prompts = [g.prompt.messages[0].content for g in store.read_groups(connection, known).values()]
+    assert (added, prompts) == ((3, 3), ["one mind"])
 
 
 def test_an_empty_parquet_file_is_refused() -> None:

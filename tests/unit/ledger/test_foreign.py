@@ -36,6 +36,8 @@ ARGILLA = {
     },
 }
 
+EMPTY = {"type": "pairwise", "to_name": "text1,text2", "value": {}}
+
 
 def label_studio(selected: str, *, cancelled: bool = False, names: str = "text1,text2") -> dict[str, Any]:
     result = {"type": "pairwise", "to_name": names, "from_name": "pw", "value": {"selected": selected}}
@@ -72,8 +74,14 @@ def test_label_studio_gives_the_side_that_was_selected() -> None:
 
 
 def test_rows_that_cannot_be_read_say_where_and_why() -> None:
-    with pytest.raises(LedgerError, match=r"file:3: this is no row of Argilla .* it has text"):
+    with pytest.raises(LedgerError, match=r"file:3: no row of argilla .* it has text"):
         read_foreign({"text": "x"}, "file:3")
+    with pytest.raises(LedgerError, match=r"no row of argilla \(fields, responses\); it has completions"):
+        read_foreign(ULTRAFEEDBACK, "file:3", "argilla")
+    with pytest.raises(LedgerError, match=r"not as ultrafeedback writes it \(ValueError: could not convert"):
+        read_foreign({**ULTRAFEEDBACK, "completions": [{"response": "a", "overall_score": "N/A"}]}, "file:3")
+    with pytest.raises(LedgerError, match=r"not as label-studio writes it \(KeyError: 'selected'\)"):
+        read_foreign({**label_studio("left"), "annotations": [{"result": [EMPTY]}]}, "file:3")
     with pytest.raises(LedgerError, match=r"file:3: the answer speaks of 'txt-1', which is no text"):
         read_foreign(label_studio("left", names="txt-1,txt-2"), "file:3")
     with pytest.raises(LedgerError, match=r"compares two texts, not 'a'"):

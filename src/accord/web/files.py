@@ -1,0 +1,143 @@
+"""Files that come into a project and go out of it, and what reads and writes each format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from accord.errors import DataError, LedgerError
+from accord.ledger import card, exchange, foreign
+from accord.records import Preference
+
+Bad = tuple[int, str]  # the line of a row that cannot be used, and why
+Rows = Callable[[Connection, str], Iterator[dict[str, Any]]]
+
+Format = Literal["auto", "pairs", "argilla", "label-studio", "ultrafeedback"]
+
+
+# In
+
+
+def read_pairs(path: str, format: Format) -> tuple[list[Preference], list[Bad]]:
+    """The pairs of a file, and its rows that cannot be used. DataError when there is nothing to use.
+
+    "auto": the columns of its first row tell which tool wrote it.
+    """
+    from accord.data.containers import Row, read_file  # slow to import
+    from accord.data.datasets import load_preferences
+
+    tool: str = "" if format in ("auto", "pairs") else format
+    if format == "auto":
+        first = next((row for row in read_file(Path(path)) if isinstance(row, Row)), None)
+        tool = foreign.tool_of(first.values) if first else ""
+    if tool:
+        return _foreign_pairs(path, tool)
+    loaded = load_preferences(path)
+    return list(loaded.rows), [(problem.line, problem.what) for problem in loaded.problems]
+
+
+def _foreign_pairs(path: str, tool: str) -> tuple[list[Preference], list[Bad]]:
+    from accord.data.containers import Problem, read_file
+
+    pairs: list[Preference] = []
+    problems: list[Bad] = []
+    for row in read_file(Path(path)):
+        if isinstance(row, Problem):
+            problems.append((row.line, row.what))
+            continue
+        place = f"{path}:{row.line}"
+        try:
+            found = foreign.read_foreign(row.values, place, tool)
+        except LedgerError as error:
+            problems.append((row.line, str(error).removeprefix(f"{place}: ")))
+            continue
+        complaints = {complaint for pair in found if (complaint := _complaint(pair))}
+        problems += [(row.line, complaint) for complaint in sorted(complaints)]
+        pairs += [pair for pair in found if not _complaint(pair)]
+        if not found:
+            problems.append((row.line, "no pair: nobody compared two different answers"))
+    if not pairs:
+        first = f" Line {problems[0][0]}: {problems[0][1]}." if problems else ""
+        raise DataError(f"{path}: no row of {tool} that can be used.{first}")
+    return pairs, problems
+
+
+def _complaint(pair: Preference) -> str:
+    """Why a pair cannot be asked about; "" when it can."""
+    from accord.data import formats
+
+    row = {"prompt": pair.prompt.messages[-1].content, "chosen": pair.chosen, "rejected": pair.rejected}
+    try:
+        formats.preference(row, "preference")
+    except formats.RowError as error:
+        return str(error)
+    return ""
+
+
+# Out
+
+
+@dataclass(frozen=True)
+class File:
+    label: str
+    media: str
+    write: Callable[[Connection, str], Iterable[bytes]]
+
+
+def _jsonl(rows: Rows) -> Callable[[Connection, str], Iterable[bytes]]:
+    def write(connection: Connection, project_id: str) -> Iterator[bytes]:
+        for row in rows(connection, project_id):
+            yield (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+    return write
+
+
+def _parquet(rows: Rows) -> Callable[[Connection, str], Iterable[bytes]]:
+    return lambda connection, project_id: [exchange.parquet(rows(connection, project_id))]
+
+
+def _csv(connection: Connection, project_id: str) -> Iterator[bytes]:
+    return (line.encode("utf-8", "replace") for line in exchange.judgement_csv(connection, project_id))
+
+
+def _card(connection: Connection, project_id: str) -> list[bytes]:
+    return [card.data_card(connection, project_id).encode("utf-8", "replace")]
+
+
+ROWS: dict[str, tuple[str, Rows]] = {
+    "preferences": (
+        "Preferences for training (TRL rows with margin and weight)",
+        exchange.preference_rows,
+    ),
+    "unpaired": ("Single answers, good or bad (TRL rows for KTO)", exchange.unpaired_rows),
+    "rankings": ("Rankings", exchange.ranking_rows),
+    "demonstrations": ("Rewritten answers as demonstrations", exchange.demonstration_rows),
+}
+JSON_LINES, PARQUET = "application/jsonl; charset=utf-8", "application/vnd.apache.parquet"
+EXPORTS: Mapping[str, File] = {
+    **{
+        f"{name}.{ending}": File(label, media, write(rows))
+        for name, (label, rows) in ROWS.items()
+        for ending, media, write in (("jsonl", JSON_LINES, _jsonl), ("parquet", PARQUET, _parquet))
+    },
+    "judgements.jsonl": File(
+        "Everything that was said, one judgement a line", JSON_LINES, _jsonl(exchange.judgement_rows)
+    ),
+    "judgements.csv": File("The same for spreadsheets", "text/csv; charset=utf-8", _csv),
+    "card.md": File("Data card, computed from the rows", "text/markdown; charset=utf-8", _card),
+}
+ENDINGS = {"jsonl": "JSON lines", "parquet": "Parquet", "csv": "CSV", "md": "Markdown"}
+
+
+def offered() -> list[dict[str, Any]]:
+    """What the page offers: one entry for each label, with a link for each kind of file."""
+    by_label: dict[str, list[dict[str, str]]] = {}
+    for key, file in EXPORTS.items():
+        ending = ENDINGS[key.rpartition(".")[2]]
+        by_label.setdefault(file.label, []).append({"key": key, "ending": ending})
+    return [{"label": label, "files": links} for label, links in by_label.items()]
