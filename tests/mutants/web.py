@@ -129,8 +129,8 @@ MUTANTS = [
     ),
     Mutant(
         "web/api_rater.py",
-        "if rater.id != account.annotator_id or project_id is None:",
-        "if project_id is None:",
+        "annotator_id != account.annotator_id or project_id is None:",
+        "project_id is None:",
         f"{ACCESS} -k own_project",
         "answering for others",
     ),
@@ -149,9 +149,9 @@ MUTANTS = [
         "sides are slots",
     ),
     Mutant(
-        "ledger/tokens.py",
-        "token_sha256(token)) & (api_token.c.expires_at > now)",
-        "token_sha256(token))",
+        "ledger/prepared.py",
+        '== bindparam("sha256"), api_token.c.expires_at > bindparam("now")',
+        '== bindparam("sha256")',
         f"{CLIENT} -k by_themselves",
         "tokens for ever",
     ),

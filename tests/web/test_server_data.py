@@ -37,7 +37,7 @@ ULTRAFEEDBACK = {
         {"response": text, "overall_score": score} for text, score in (("yes", 9), ("no", 2), ("", 1))
     ],
 }
-FOREIGN = {
+FOREIGN: dict[str, tuple[dict[str, Any], str, int]] = {
     "argilla": (ARGILLA, "From Argilla?", 0),
     "label-studio": (LABEL_STUDIO, "From Label Studio?", 0),
     "ultrafeedback": (ULTRAFEEDBACK, "From UltraFeedback?", 1),  # one answer is empty

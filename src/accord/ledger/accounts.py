@@ -16,9 +16,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, queue
+from accord.ledger import audit, prepared, queue
 from accord.ledger.queue import later
-from accord.ledger.schema import annotator
 from accord.ledger.team_schema import account, invitation, membership, session
 
 LOGIN_LENGTH = 64
@@ -93,21 +92,17 @@ def _audit_account(connection: Connection, account_id: str, action: str, now: st
     audit.append(connection, [audit.Entry(action, "account", account_id, account_detail(dict(row)))], now)
 
 
-def _account(connection: Connection, condition: ColumnElement[bool]) -> tuple[Account, str] | None:
-    """An account that may sign in, with its password's hash."""
-    columns = select(account, annotator.c.pseudonym).join(annotator)
-    row = connection.execute(columns.where(condition, account.c.disabled_at.is_(None))).first()
-    if row is None:
-        return None
-    return Account(row.id, row.annotator_id, row.pseudonym, row.login, row.admin), row.password_hash
-
-
 def by_login(connection: Connection, login: str) -> tuple[Account, str] | None:
-    return _account(connection, account.c.login_key == login_key(login))
+    found = connection.execute(select(account.c.id).where(account.c.login_key == login_key(login))).scalar()
+    return None if found is None else by_id(connection, found)
 
 
 def by_id(connection: Connection, account_id: str) -> tuple[Account, str] | None:
-    return _account(connection, account.c.id == account_id)
+    """An account that may sign in, with its password's hash."""
+    row = connection.execute(prepared.ACCOUNT, {"id": account_id}).first()
+    if row is None:
+        return None
+    return Account(row.id, row.annotator_id, row.pseudonym, row.login, row.admin), row.password_hash
 
 
 def exists(connection: Connection, account_id: str) -> bool:
@@ -173,9 +168,9 @@ def _ended(now: str) -> ColumnElement[bool]:
 
 def read_session(connection: Connection, token: str, now: str) -> tuple[Account, bool] | None:
     """Whose session it is, and whether `touch_session` is due; None when it has ended."""
-    columns = select(session.c.account_id, session.c.last_seen_at)
-    mine = session.c.token_sha256 == token_sha256(token)
-    row = connection.execute(columns.where(mine, ~_ended(now))).first()
+    mine = {"sha256": token_sha256(token)}
+    lives = {"idle": later(now, -IDLE_SECONDS), "oldest": later(now, -LONGEST_SECONDS)}
+    row = connection.execute(prepared.SESSION, mine | lives).first()
     found = by_id(connection, row.account_id) if row is not None else None
     if row is None or found is None:
         return None
@@ -284,8 +279,7 @@ def set_up_link(connection: Connection, *, seconds: float, now: str) -> str:
 
 
 def role_of(connection: Connection, project_id: str, account_id: str) -> str | None:
-    mine = (membership.c.project_id == project_id) & (membership.c.account_id == account_id)
-    return connection.execute(select(membership.c.role).where(mine)).scalar()
+    return connection.execute(prepared.ROLE, {"project": project_id, "account": account_id}).scalar()
 
 
 def set_role(connection: Connection, project_id: str, account_id: str, role: str | None, now: str) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
+from accord.ledger import prepared
 from accord.ledger.schema import audit
 from accord.records import content_hash
 
@@ -37,7 +38,7 @@ def append(connection: Connection, entries: Sequence[Entry], now: str) -> None:
     """Add entries to the chain, inside the transaction that makes the change."""
     if not entries:
         return
-    last = connection.execute(select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
+    last = connection.execute(prepared.LAST_ENTRY).first()
     last_seq, prev_hash = (last.seq, last.hash) if last else (0, "")
     rows = []
     for seq, entry in enumerate(entries, start=last_seq + 1):

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, queue
-from accord.ledger.queue import Assignment, Rater
+from accord.ledger import audit, prepared, queue
+from accord.ledger.queue import Assignment, Place, Rater
 from accord.ledger.schema import (
     annotator,
     assignment,
@@ -32,7 +32,7 @@ STRONGEST = 3
 class Answer:
     """What a rater said, in displayed positions: `strength` > 0 means that the left answer is better."""
 
-    assignment: Assignment
+    assignment: Assignment | Place
     rater: Rater
     strength: int
     seconds: float
@@ -62,8 +62,8 @@ def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
         item_id=seen.item_id,
         rater=answer.rater.pseudonym,
         rater_kind=answer.rater.kind,
-        prompt_id=seen.group.prompt.id,
-        completion_ids=tuple(c.id for c in seen.group.completions),
+        prompt_id=seen.prompt_id,
+        completion_ids=seen.completion_ids,
         strength=canonical_strength(answer.strength, seen.shown),
         shown=seen.shown,
         guideline=seen.guideline,
@@ -83,7 +83,7 @@ def submit(
 ) -> Judgement:
     check_answer(strength, seconds)
     queue.expire(connection, now)
-    found, rater, state = queue.find_assignment(connection, assignment_id)
+    found, rater, state = queue.find_place(connection, assignment_id)
     answer = Answer(found, rater, strength, seconds, idempotency_key)
     if idempotency_key is not None and (earlier := with_key(connection, idempotency_key)) is not None:
         new = to_judgement(answer)
@@ -107,8 +107,7 @@ def record(connection: Connection, answers: Sequence[Answer], now: str) -> list[
     if not answers:
         return []
     judgements = [to_judgement(answer) for answer in answers]
-    done = update(assignment).where(assignment.c.id == bindparam("key")).values(state="submitted")
-    connection.execute(done, [{"key": answer.assignment.id} for answer in answers])
+    connection.execute(prepared.SUBMITTED, [{"key": answer.assignment.id} for answer in answers])
     keys = [(answer.assignment.id, None, answer.idempotency_key) for answer in answers]
     _insert(connection, judgements, keys, "submit", now)
     queue.close_answered(connection, (judged.item_id for judged in judgements))
@@ -133,7 +132,7 @@ def revise(
         raise LedgerError(
             f"judgement {judgement_id} is {old.status}; only the newest revision can be revised"
         )
-    found, rater, _ = queue.find_assignment(connection, old.assignment_id)
+    found, rater, _ = queue.find_place(connection, old.assignment_id)
     new = to_judgement(Answer(found, rater, strength, seconds), old.revision + 1)
     connection.execute(update(judgement).where(judgement.c.id == judgement_id).values(status="superseded"))
     _insert(connection, [new], [(found.id, judgement_id, idempotency_key)], "revise", now)
@@ -181,13 +180,12 @@ def _preference_row(judged: Judgement) -> dict[str, Any]:
 
 
 def with_key(connection: Connection, idempotency_key: str) -> Judgement | None:
-    found = list(_select(connection, judgement.c.idempotency_key == idempotency_key))
-    return found[0] if found else None
+    found = connection.execute(prepared.WITH_KEY, {"key": idempotency_key}).scalar()
+    return None if found is None else next(iter(_select(connection, judgement.c.id == found)), None)
 
 
 def assignment_of(connection: Connection, judgement_id: str) -> str | None:
-    column = select(judgement.c.assignment_id).where(judgement.c.id == judgement_id)
-    return connection.execute(column).scalar()
+    return connection.execute(prepared.ASSIGNMENT_OF, {"id": judgement_id}).scalar()
 
 
 def read_judgements(

@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, case, exists, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, queue, store
-from accord.ledger.queue import LIVE
+from accord.ledger import audit, prepared, queue, store
 from accord.ledger.schema import annotator, assignment, guideline_version, item, judgement
 from accord.ledger.team_schema import (
     account,
@@ -110,15 +109,11 @@ def _audit(connection: Connection, project_id: str, action: str, now: str) -> No
 
 
 def find_project(connection: Connection, project_id: str) -> Project | None:
-    row = connection.execute(select(project).where(project.c.id == project_id)).first()
-    newest = select(project_guideline).where(project_guideline.c.project_id == project_id)
-    guideline = connection.execute(newest.order_by(project_guideline.c.n.desc()).limit(1)).first()
-    if row is None or guideline is None:
+    row = connection.execute(prepared.PROJECT, {"id": project_id}).first()
+    if row is None:
         return None
     form = json.loads(row.form)
-    return Project(
-        row.id, row.name, row.state, row.overlap, form, guideline.guideline_id, guideline.n, row.created_at
-    )
+    return Project(row.id, row.name, row.state, row.overlap, form, row.guideline_id, row.n, row.created_at)
 
 
 def all_projects(connection: Connection) -> list[str]:
@@ -229,19 +224,10 @@ def gold_answers(connection: Connection, project_id: str) -> dict[str, int]:
 
 
 def progress(connection: Connection, project_id: str, annotator_id: str) -> Progress:
-    mine = (
-        select(assignment.c.state, item.c.state.label("item_state"), func.count().label("n"))
-        .select_from(assignment.join(item).join(project_item))
-        .where(assignment.c.annotator_id == annotator_id, project_item.c.project_id == project_id)
-        .where(assignment.c.state.in_((*LIVE, "skipped")))
-        .group_by(assignment.c.state, item.c.state)
-    )
-    rows = connection.execute(mine).all()
+    rows = connection.execute(prepared.MINE, {"rater": annotator_id, "project": project_id}).all()
     done = {state: sum(r.n for r in rows if r.state == state) for state in ("submitted", "skipped")}
     seen = sum(r.n for r in rows if r.item_state == "open" and r.state != "leased")
-    open_items = select(func.count()).select_from(item.join(project_item))
-    open_items = open_items.where(project_item.c.project_id == project_id, item.c.state == "open")
-    left = int(connection.execute(open_items).scalar_one()) - seen
+    left = connection.execute(prepared.OPEN_ITEMS, {"project": project_id}).scalar_one() - seen
     return Progress(done["submitted"], done["skipped"], left)
 
 

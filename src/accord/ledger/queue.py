@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit
-from accord.ledger.schema import annotator, assignment, guideline_version, item, item_candidate, presentation
+from accord.ledger import audit, prepared
+from accord.ledger.prepared import LIVE
+from accord.ledger.schema import annotator, assignment, item, item_candidate, presentation
 from accord.ledger.store import add_groups, chunks, read_groups
-from accord.ledger.team_schema import project_item
 from accord.records import Completion, Group, Question, RaterKind, content_hash
-
-LIVE = ("leased", "submitted")  # states that fill one of an item's places
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,32 @@ class Assignment:
     guideline: str
 
     @property
+    def prompt_id(self) -> str:
+        return self.group.prompt.id
+
+    @property
+    def completion_ids(self) -> tuple[str, ...]:
+        return tuple(c.id for c in self.group.completions)
+
+    @property
     def left(self) -> Completion:
         return self.group.completions[self.shown[0]]
 
     @property
     def right(self) -> Completion:
         return self.group.completions[self.shown[1]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An assignment without its texts: enough to answer it."""
+
+    id: str
+    item_id: str
+    prompt_id: str
+    completion_ids: tuple[str, ...]  # in canonical slots
+    shown: tuple[int, ...]
+    guideline: str
 
 
 # Raters
@@ -77,10 +95,7 @@ def add_rater(connection: Connection, pseudonym: str, kind: RaterKind, now: str)
 
 def find_rater(connection: Connection, rater: str) -> Rater:
     """By pseudonym or annotator id."""
-    columns = select(annotator.c.id, annotator.c.pseudonym, annotator.c.kind)
-    row = connection.execute(
-        columns.where((annotator.c.pseudonym == rater) | (annotator.c.id == rater))
-    ).first()
+    row = connection.execute(prepared.RATER, {"rater": rater}).first()
     if row is None:
         raise LedgerError(f"rater {rater!r} is not in the ledger; add_rater first")
     return Rater(row.id, row.pseudonym, row.kind)
@@ -193,14 +208,7 @@ def sides(shown_seed: int, slots: int) -> tuple[int, ...]:
 
 def expire(connection: Connection, now: str) -> None:
     """Give back the places of leases that ran out."""
-    ran_out = (assignment.c.state == "leased") & (assignment.c.lease_expires_at <= now)
-    connection.execute(update(assignment).where(ran_out).values(state="expired"))
-
-
-def places_taken() -> ScalarSelect[int]:
-    """Answers given or under way for the item of the enclosing query."""
-    count = select(func.count()).select_from(assignment)
-    return count.where(assignment.c.item_id == item.c.id, assignment.c.state.in_(LIVE)).scalar_subquery()
+    connection.execute(prepared.EXPIRE, {"now": now})
 
 
 def lease(
@@ -220,26 +228,23 @@ def lease(
     """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LedgerError(f"a lease of {seconds} seconds makes no sense; give a number of seconds")
-    known = select(guideline_version.c.id).where(guideline_version.c.id == guideline)
-    if connection.execute(known).first() is None:
+    if connection.execute(prepared.GUIDELINE, {"guideline": guideline}).first() is None:
         raise LedgerError(f"guideline {guideline!r} is not in the ledger; add_guideline first")
     expire(connection, now)
-    mine = (assignment.c.item_id == item.c.id) & (assignment.c.annotator_id == rater.id)
-    seen = exists().where(mine, assignment.c.state.in_((*LIVE, "skipped")))
-    attempts = select(func.count()).select_from(assignment).where(mine).scalar_subquery()
-    free = select(item.c.id, attempts.label("attempts")).where(
-        item.c.state == "open", ~seen, places_taken() < item.c.target_overlap
+    wanted = {"rater": rater.id, "limit": limit} | ({} if project is None else {"project": project})
+    found = (
+        connection.execute(prepared.FREE if project is None else prepared.FREE_IN_PROJECT, wanted)
+        .scalars()
+        .all()
     )
-    if project is not None:
-        free = free.join(project_item).where(project_item.c.project_id == project)
-        free = free.order_by(project_item.c.priority.desc())
-    found = connection.execute(free.order_by(item.c.seq).limit(limit)).all()
     if not found:
         return []
+    attempts = connection.execute(prepared.ATTEMPTS, {"rater": rater.id, "items": found})
+    before = {row.item_id: row.n for row in attempts}
     rows = [
-        _assignment_row(row.id, rater.id, row.attempts + 1, guideline, seed)
+        _assignment_row(item_id, rater.id, before.get(item_id, 0) + 1, guideline, seed)
         | {"leased_at": now, "lease_expires_at": later(now, seconds)}
-        for row in found
+        for item_id in found
     ]
     groups = read_groups(connection, (row["item_id"] for row in rows))
     assignments = [_shown(row, rater.pseudonym, groups[row["item_id"]]) for row in rows]
@@ -255,15 +260,12 @@ def lease(
 
 def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
     """The items that this rater holds, in the order they came; their leases run `seconds` from now."""
-    mine = (assignment.c.annotator_id == rater.id) & (assignment.c.state == "leased")
-    of_project = mine & (assignment.c.lease_expires_at > now) & (project_item.c.project_id == project)
-    joined = assignment.join(item).join(project_item, project_item.c.item_id == item.c.id)
-    found = select(assignment.c.id).select_from(joined).where(of_project)
-    ids = connection.execute(found.order_by(assignment.c.leased_at, item.c.seq)).scalars().all()
+    ids = (
+        connection.execute(prepared.HELD, {"rater": rater.id, "now": now, "project": project}).scalars().all()
+    )
     if not ids:
         return []
-    renewed = update(assignment).where(assignment.c.id.in_(ids))
-    connection.execute(renewed.values(lease_expires_at=later(now, seconds)))
+    connection.execute(prepared.RENEW, {"ids": ids, "until": later(now, seconds)})
     places = find_assignments(connection, ids)
     return [places[assignment_id][0] for assignment_id in ids]
 
@@ -333,9 +335,27 @@ def find_assignments(
     }
 
 
-def require_place(connection: Connection, found: Assignment, rater: Rater) -> None:
+def find_place(connection: Connection, assignment_id: str) -> tuple[Place, Rater, str]:
+    """As `find_assignment`, without reading the texts."""
+    rows = connection.execute(prepared.PLACE, {"id": assignment_id}).all()
+    if not rows:
+        raise LedgerError(f"assignment {assignment_id!r} is not in the ledger; lease one")
+    row, by_slot = rows[0], {r.slot: r.completion_id for r in rows}
+    completion_ids = tuple(by_slot[slot] for slot in sorted(by_slot))
+    shown = tuple(r.slot for r in rows)
+    found = Place(row.id, row.item_id, row.prompt_id, completion_ids, shown, row.guideline_id)
+    return found, Rater(row.annotator_id, row.pseudonym, row.kind), row.state
+
+
+def whose(connection: Connection, assignment_id: str) -> tuple[str, str, str | None] | None:
+    """The annotator's id, the state, and the project of an assignment; None when there is no such one."""
+    row = connection.execute(prepared.WHOSE, {"id": assignment_id}).first()
+    return None if row is None else (row.annotator_id, row.state, row.project_id)
+
+
+def require_place(connection: Connection, found: Place, rater: Rater) -> None:
     """An answer that comes after its lease ran out still counts while its place is free."""
-    full = select(places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
+    full = select(prepared.places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
     other = select(assignment.c.id).where(
         assignment.c.item_id == found.item_id,
         assignment.c.annotator_id == rater.id,
@@ -350,7 +370,7 @@ def require_place(connection: Connection, found: Assignment, rater: Rater) -> No
 
 def skip(connection: Connection, assignment_id: str, reason: str, now: str) -> None:
     expire(connection, now)
-    found, rater, state = find_assignment(connection, assignment_id)
+    found, rater, state = find_place(connection, assignment_id)
     if state not in ("leased", "expired"):
         raise LedgerError(f"assignment {assignment_id} is {state} and cannot be skipped")
     change = update(assignment).where(assignment.c.id == assignment_id)
@@ -365,12 +385,5 @@ def skip_detail(item_id: str, annotator_id: str, reason: str | None) -> list[Any
 
 def close_answered(connection: Connection, item_ids: Iterable[str]) -> None:
     """Mark items done that have all the answers they wanted, so that the queue need not look at them."""
-    submitted = (
-        select(func.count())
-        .select_from(assignment)
-        .where(assignment.c.item_id == item.c.id, assignment.c.state == "submitted")
-        .scalar_subquery()
-    )
     for some in chunks(set(item_ids)):
-        full = item.c.id.in_(some) & (submitted >= item.c.target_overlap)
-        connection.execute(update(item).where(full).values(state="done"))
+        connection.execute(prepared.CLOSE, {"items": some})

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from accord.errors import LedgerError
+from accord.ledger import prepared
 from accord.ledger.accounts import TOUCH_SECONDS, Account, by_id, new_token, token_sha256
 from accord.ledger.queue import later
 from accord.ledger.team_schema import api_token
@@ -62,8 +63,7 @@ def add_token(
 
 def read_token(connection: Connection, token: str, now: str) -> Bearer | None:
     """None when it has ended, was revoked, or its account may not come in."""
-    found = (api_token.c.token_sha256 == token_sha256(token)) & (api_token.c.expires_at > now)
-    row = connection.execute(select(api_token).where(found)).first()
+    row = connection.execute(prepared.TOKEN, {"sha256": token_sha256(token), "now": now}).first()
     known = by_id(connection, row.account_id) if row is not None else None
     if row is None or known is None:
         return None

@@ -15,8 +15,8 @@ from accord.ledger.accounts import Account
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
 from accord.ledger.projects import Project
-from accord.ledger.queue import Assignment
-from accord.web.auth import Member, RefusedError, Site, caller, member, needs, not_found, site_of
+from accord.ledger.queue import later
+from accord.web.auth import Member, RefusedError, Site, caller, member_in, needs, not_found, site_of
 from accord.web.body import Body
 from accord.web.questions import answered_question, shown_question
 
@@ -93,9 +93,10 @@ def lease_questions(site: Site, who: Member, want: int) -> dict[str, Any]:
                 seed=None,
                 project=project.id,
             )
+        expires_at = later(now, LEASE_SECONDS)
     with site.ledger.reading() as connection:  # rendering takes time, and others want to write
         return {
-            "questions": [shown_question(connection, each, project) for each in found],
+            "questions": [shown_question(connection, each, project, expires_at=expires_at) for each in found],
             "progress": progress_of(connection, project.id, account),
         }
 
@@ -106,24 +107,20 @@ def lease(request: Request, who: Judge, body: LeaseBody) -> dict[str, Any]:
     return lease_questions(site_of(request), who, body.want)
 
 
-def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[Assignment, str, Project]:
-    """An assignment of this rater, with its state and its project. Raises RefusedError."""
+def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[str, Project]:
+    """The state and the project of an assignment of this rater. Raises RefusedError."""
     with site.ledger.reading() as connection:
-        try:
-            found, rater, state = queue.find_assignment(connection, assignment_id)
-        except LedgerError:
-            raise not_found("this question") from None
-        project_id = projects.project_of_item(connection, found.item_id)
-    if rater.id != account.annotator_id or project_id is None:
-        raise not_found("this question")
-    return found, state, member(site, account, project_id, "judge").project
+        annotator_id, state, project_id = queue.whose(connection, assignment_id) or ("", "", None)
+        if annotator_id != account.annotator_id or project_id is None:
+            raise not_found("this question")
+        return state, member_in(connection, account, project_id, "judge").project
 
 
 @router.post("/assignments/{assignment_id}/judgement")
 def judge(request: Request, account: Rater, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
     """Answer a question, in displayed positions; the same `key` again gives the same reply."""
     site = site_of(request)
-    _, _, project = my_assignment(site, account, assignment_id)
+    _, project = my_assignment(site, account, assignment_id)
     said = body.beside()
     _check_form(said, body.strength, project)
     with site.ledger.writing() as connection:
@@ -137,7 +134,6 @@ def judge(request: Request, account: Rater, assignment_id: str, body: JudgementB
             revises=body.revises,
             now=utc_now(),
         )
-    with site.ledger.reading() as connection:
         progress = progress_of(connection, project.id, account)
     return {"judgement": judged.id, "revision": judged.revision, "progress": progress}
 
@@ -163,7 +159,7 @@ def _check_form(said: Beside, strength: int, project: Project) -> None:
 def skip(request: Request, account: Rater, assignment_id: str, body: SkipBody) -> dict[str, Any]:
     """Give a question back; its place goes to somebody else. Repeating it is harmless."""
     site = site_of(request)
-    _, state, project = my_assignment(site, account, assignment_id)
+    state, project = my_assignment(site, account, assignment_id)
     with site.ledger.writing() as connection:
         if state != "skipped":
             queue.skip(connection, assignment_id, body.reason, utc_now())

@@ -11,6 +11,7 @@ from pathlib import Path
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from fastapi import Depends, Request
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from accord.ledger import Ledger, accounts, projects, tokens
@@ -198,8 +199,12 @@ def an_admin(scope: str = "") -> Callable[..., Account]:
 def member(site: Site, account: Account, project_id: str, permission: str = "") -> Member:
     """The account's membership; administrators own every project."""
     with site.ledger.reading() as connection:
-        project = projects.find_project(connection, project_id)
-        role = accounts.role_of(connection, project_id, account.id)
+        return member_in(connection, account, project_id, permission)
+
+
+def member_in(connection: Connection, account: Account, project_id: str, permission: str = "") -> Member:
+    project = projects.find_project(connection, project_id)
+    role = accounts.role_of(connection, project_id, account.id)
     role = "owner" if account.admin else role
     if project is None or role is None:
         raise not_found("this project")

@@ -38,7 +38,12 @@ def html_of(text: str) -> str:
 
 
 def shown_question(
-    connection: Connection, found: Assignment, project: Project, *, earlier: dict[str, Any] | None = None
+    connection: Connection,
+    found: Assignment,
+    project: Project,
+    *,
+    expires_at: str | None = None,
+    earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Nothing here may tell which slot an answer stands in, or which model gave it."""
     expires = select(assignment.c.lease_expires_at).where(assignment.c.id == found.id)
@@ -48,8 +53,8 @@ def shown_question(
         "kind": "pair",
         "prompt": [shown_turn(m.role, m.content) for m in found.group.prompt.messages],
         "answers": [{"position": i, "text": t, "html": html_of(t)} for i, t in enumerate(texts)],
-        "guideline": guideline_number(connection, project.id, found.guideline),
-        "expires_at": connection.execute(expires).scalar(),
+        "guideline": guideline_number(connection, project, found.guideline),
+        "expires_at": expires_at or connection.execute(expires).scalar(),
         "earlier": earlier,
     }
 
@@ -58,9 +63,11 @@ def shown_turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "text": content, "html": html_of(content)}
 
 
-def guideline_number(connection: Connection, project_id: str, guideline_id: str) -> int | None:
+def guideline_number(connection: Connection, project: Project, guideline_id: str) -> int | None:
     """The newest version with this text; None where the project never had it."""
-    mine = (project_guideline.c.project_id == project_id) & (project_guideline.c.guideline_id == guideline_id)
+    if guideline_id == project.guideline_id:
+        return project.guideline_n
+    mine = (project_guideline.c.project_id == project.id) & (project_guideline.c.guideline_id == guideline_id)
     return connection.execute(select(func.max(project_guideline.c.n)).where(mine)).scalar()
 
 

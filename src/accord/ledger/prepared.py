@@ -1,0 +1,182 @@
+"""The statements on the way of every question and answer. Building one takes longer than running it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Integer, ScalarSelect, bindparam, exists, func, select, update
+
+from accord.ledger.schema import (
+    annotator,
+    assignment,
+    audit,
+    guideline_version,
+    item,
+    item_candidate,
+    judgement,
+    presentation,
+)
+from accord.ledger.team_schema import (
+    account,
+    api_token,
+    membership,
+    project,
+    project_guideline,
+    project_item,
+    session,
+)
+
+LIVE = ("leased", "submitted")  # states that fill one of an item's places
+
+
+def places_taken() -> ScalarSelect[int]:
+    """Answers given or under way for the item of the enclosing query."""
+    count = select(func.count()).select_from(assignment)
+    return count.where(assignment.c.item_id == item.c.id, assignment.c.state.in_(LIVE)).scalar_subquery()
+
+
+RATER = select(annotator.c.id, annotator.c.pseudonym, annotator.c.kind).where(
+    (annotator.c.pseudonym == bindparam("rater")) | (annotator.c.id == bindparam("rater"))
+)
+
+EXPIRE = (
+    update(assignment)
+    .where(assignment.c.state == "leased", assignment.c.lease_expires_at <= bindparam("now"))
+    .values(state="expired")
+)
+
+GUIDELINE = select(guideline_version.c.id).where(guideline_version.c.id == bindparam("guideline"))
+
+SEEN = exists().where(
+    assignment.c.item_id == item.c.id,
+    assignment.c.annotator_id == bindparam("rater"),
+    assignment.c.state.in_((*LIVE, "skipped")),
+)
+
+OPEN = select(item.c.id).where(item.c.state == "open", ~SEEN, places_taken() < item.c.target_overlap)
+
+FREE = OPEN.order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
+
+FREE_IN_PROJECT = (
+    OPEN.join(project_item)
+    .where(project_item.c.project_id == bindparam("project"))
+    .order_by(project_item.c.priority.desc(), item.c.seq)
+    .limit(bindparam("limit", type_=Integer))
+)
+
+ATTEMPTS = (
+    select(assignment.c.item_id, func.count().label("n"))
+    .where(
+        assignment.c.annotator_id == bindparam("rater"),
+        assignment.c.item_id.in_(bindparam("items", expanding=True)),
+    )
+    .group_by(assignment.c.item_id)
+)
+
+HELD = (
+    select(assignment.c.id)
+    .select_from(assignment.join(item).join(project_item, project_item.c.item_id == item.c.id))
+    .where(
+        assignment.c.annotator_id == bindparam("rater"),
+        assignment.c.state == "leased",
+        assignment.c.lease_expires_at > bindparam("now"),
+        project_item.c.project_id == bindparam("project"),
+    )
+    .order_by(assignment.c.leased_at, item.c.seq)
+)
+
+RENEW = (
+    update(assignment)
+    .where(assignment.c.id.in_(bindparam("ids", expanding=True)))
+    .values(lease_expires_at=bindparam("until"))
+)
+
+PLACE = (
+    select(assignment, annotator.c.pseudonym, annotator.c.kind, item.c.prompt_id)
+    .add_columns(presentation.c.slot, item_candidate.c.completion_id)
+    .select_from(
+        assignment.join(annotator)
+        .join(item, item.c.id == assignment.c.item_id)
+        .join(presentation, presentation.c.assignment_id == assignment.c.id)
+        .join(
+            item_candidate,
+            (item_candidate.c.item_id == item.c.id) & (item_candidate.c.slot == presentation.c.slot),
+        )
+    )
+    .where(assignment.c.id == bindparam("id"))
+    .order_by(presentation.c.position)
+)
+
+WHOSE = (
+    select(assignment.c.annotator_id, assignment.c.state, project_item.c.project_id)
+    .select_from(assignment.outerjoin(project_item, project_item.c.item_id == assignment.c.item_id))
+    .where(assignment.c.id == bindparam("id"))
+)
+
+CLOSE = (
+    update(item)
+    .where(
+        item.c.id.in_(bindparam("items", expanding=True)),
+        select(func.count())
+        .select_from(assignment)
+        .where(assignment.c.item_id == item.c.id, assignment.c.state == "submitted")
+        .scalar_subquery()
+        >= item.c.target_overlap,
+    )
+    .values(state="done")
+)
+
+SUBMITTED = update(assignment).where(assignment.c.id == bindparam("key")).values(state="submitted")
+
+WITH_KEY = select(judgement.c.id).where(judgement.c.idempotency_key == bindparam("key"))
+
+ASSIGNMENT_OF = select(judgement.c.assignment_id).where(judgement.c.id == bindparam("id"))
+
+LAST_ENTRY = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
+
+# How far a rater is
+
+MINE = (
+    select(assignment.c.state, item.c.state.label("item_state"), func.count().label("n"))
+    .select_from(assignment.join(item).join(project_item))
+    .where(
+        assignment.c.annotator_id == bindparam("rater"),
+        assignment.c.state.in_((*LIVE, "skipped")),
+        project_item.c.project_id == bindparam("project"),
+    )
+    .group_by(assignment.c.state, item.c.state)
+)
+
+OPEN_ITEMS = (
+    select(func.count())
+    .select_from(item.join(project_item))
+    .where(project_item.c.project_id == bindparam("project"), item.c.state == "open")
+)
+
+# Who asks, and where
+
+ACCOUNT = (
+    select(account, annotator.c.pseudonym)
+    .join(annotator)
+    .where(account.c.id == bindparam("id"), account.c.disabled_at.is_(None))
+)
+
+TOKEN = select(api_token).where(
+    api_token.c.token_sha256 == bindparam("sha256"), api_token.c.expires_at > bindparam("now")
+)
+
+SESSION = select(session.c.account_id, session.c.last_seen_at).where(
+    session.c.token_sha256 == bindparam("sha256"),
+    session.c.last_seen_at > bindparam("idle"),
+    session.c.created_at > bindparam("oldest"),
+)
+
+PROJECT = (
+    select(project, project_guideline.c.guideline_id, project_guideline.c.n)
+    .join(project_guideline)
+    .where(project.c.id == bindparam("id"))
+    .order_by(project_guideline.c.n.desc())
+    .limit(1)
+)
+
+ROLE = select(membership.c.role).where(
+    membership.c.project_id == bindparam("project"), membership.c.account_id == bindparam("account")
+)
