@@ -8,11 +8,16 @@ from accord.ledger.schema import (
     annotator,
     assignment,
     audit,
+    completion,
     guideline_version,
     item,
     item_candidate,
     judgement,
+    message,
     presentation,
+    prompt,
+    prompt_message,
+    sampling,
 )
 from accord.ledger.team_schema import (
     account,
@@ -87,6 +92,28 @@ RENEW = (
     update(assignment)
     .where(assignment.c.id.in_(bindparam("ids", expanding=True)))
     .values(lease_expires_at=bindparam("until"))
+)
+
+ASSIGNMENTS = (
+    select(assignment, annotator.c.pseudonym, annotator.c.kind, presentation.c.slot)
+    .select_from(assignment.join(annotator).outerjoin(presentation))
+    .where(assignment.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(presentation.c.position)
+)
+
+GROUPS = (
+    select(completion, sampling.c.settings, item_candidate.c.item_id)
+    .add_columns(item.c.prompt_id.label("item_prompt"))
+    .select_from(item_candidate.join(item).join(completion).outerjoin(sampling))
+    .where(item_candidate.c.item_id.in_(bindparam("items", expanding=True)))
+    .order_by(item_candidate.c.item_id, item_candidate.c.slot)
+)
+
+PROMPTS = (
+    select(prompt.c.id, prompt.c.source, prompt.c.tags, message.c.role, message.c.content)
+    .select_from(prompt.outerjoin(prompt_message).outerjoin(message))
+    .where(prompt.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(prompt.c.id, prompt_message.c.position)
 )
 
 PLACE = (

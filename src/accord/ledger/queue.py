@@ -306,13 +306,10 @@ def find_assignments(
     connection: Connection, assignment_ids: Iterable[str]
 ) -> dict[str, tuple[Assignment, Rater, str]]:
     """The same for some assignments, by id; those that are not there are left out."""
-    joined = assignment.join(annotator).outerjoin(presentation)
-    columns = select(assignment, annotator.c.pseudonym, annotator.c.kind, presentation.c.slot)
-    columns = columns.select_from(joined).order_by(presentation.c.position)
     rows = [
         row
         for some in chunks(assignment_ids)
-        for row in connection.execute(columns.where(assignment.c.id.in_(some)))
+        for row in connection.execute(prepared.ASSIGNMENTS, {"ids": some})
     ]
     shown: dict[str, list[int]] = {}
     for row in rows:

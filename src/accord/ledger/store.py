@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, Table, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accord.errors import LedgerError
-from accord.ledger import audit, schema
+from accord.ledger import audit, prepared, schema
 from accord.records import Completion, Group, Message, Prompt, Sampling, content_hash
 
 T = TypeVar("T")
@@ -155,11 +155,8 @@ def tokens_sha256(token_ids: bytes, logps: bytes, finish_reason: str) -> str:
 def read_prompts(connection: Connection, ids: Iterable[str]) -> dict[str, Prompt]:
     """Prompts by id; ids that are not there are left out."""
     prompts: dict[str, Prompt] = {}
-    p, pm, m = schema.prompt.c, schema.prompt_message.c, schema.message.c
-    joined = schema.prompt.outerjoin(schema.prompt_message).outerjoin(schema.message)
-    columns = select(p.id, p.source, p.tags, m.role, m.content).select_from(joined)
     for some in chunks(set(ids)):
-        rows = connection.execute(columns.where(p.id.in_(some)).order_by(p.id, pm.position))
+        rows = connection.execute(prepared.PROMPTS, {"ids": some})
         for prompt_id, turns in groupby(rows, key=lambda row: row.id):
             first, *rest = turns
             messages = tuple(Message(t.role, t.content) for t in (first, *rest) if t.role is not None)
@@ -195,15 +192,8 @@ def read_groups(connection: Connection, item_ids: Iterable[str]) -> dict[str, Gr
     """The groups of items by item id, completions in canonical slots; unknown ids are left out."""
     candidates: dict[str, list[Completion]] = {}
     prompt_of: dict[str, str] = {}
-    table = schema.item_candidate
-    joined = table.join(schema.item).join(schema.completion).outerjoin(schema.sampling)
-    columns = select(schema.completion, schema.sampling.c.settings, table.c.item_id).select_from(joined)
-    columns = columns.add_columns(schema.item.c.prompt_id.label("item_prompt"))
     for some in chunks(set(item_ids)):
-        rows = connection.execute(
-            columns.where(table.c.item_id.in_(some)).order_by(table.c.item_id, table.c.slot)
-        )
-        for row in rows:
+        for row in connection.execute(prepared.GROUPS, {"items": some}):
             candidates.setdefault(row.item_id, []).append(_to_completion(row))
             prompt_of[row.item_id] = row.item_prompt
     prompts = read_prompts(connection, prompt_of.values())
