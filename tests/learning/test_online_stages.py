@@ -363,8 +363,8 @@ def test_xpo_compares_the_policy_with_its_reference(
     seen: list[Group] = []
     sample = online.Online.sample
 
-    def watched(self: online.Online, number: int) -> list[Group]:
-        groups = sample(self, number)
+    def watched(self: online.Online, *args: Any) -> list[Group]:
+        groups = sample(self, *args)
         seen.extend(groups)
         return groups
 

@@ -105,6 +105,7 @@ class PpoConfig(OnlineConfig):
     cost_limit: float = Field(0.0, description="the mean cost that must not be exceeded")
     cost_multiplier: float = Field(1.0, gt=0, description="first value of Lagrange's multiplier λ")
     cost_multiplier_rate: float = Field(0.1, gt=0, description="step of ln λ per unit of λ times excess")
+    cost_multiplier_max: float = Field(5.0, gt=0, description="λ stays at most this")
     cost_window: int = Field(128, gt=0, description="answers over which the mean cost is taken")
 
 

@@ -154,6 +154,11 @@ def _known_keys(schema: type[BaseModel], parents: Sequence[str]) -> list[str]:
     return list(schema.model_fields)
 
 
+def _shown(value: object) -> str:
+    """On one line; text of nothing but white space in quotes, else nobody would see it."""
+    return repr(value) if isinstance(value, str) and not value.strip() else str(value)
+
+
 def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
     """(name, type, default, description) of every setting, nested ones dotted, for `--help`."""
     rows: list[tuple[str, str, str, str]] = []
@@ -168,7 +173,7 @@ def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
             ]
             continue
         required = field.is_required()
-        default_text = "required" if required else str(field.get_default(call_default_factory=True))
+        default_text = "required" if required else _shown(field.get_default(call_default_factory=True))
         kind = getattr(field.annotation, "__name__", str(field.annotation))
         if get_origin(field.annotation) is Literal:
             kind = " | ".join(map(str, get_args(field.annotation)))

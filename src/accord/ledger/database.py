@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -189,9 +190,22 @@ def _use_wal(database: Database) -> None:
         with _explained(database.name):
             connection = database.engine.raw_connection()  # WAL cannot be set inside a transaction
             try:
-                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                _retry_locked(lambda: connection.cursor().execute("PRAGMA journal_mode = WAL"))
             finally:
                 connection.close()
+
+
+def _retry_locked(action: Callable[[], object]) -> None:
+    """Two who switch a new file to WAL at once: SQLite may refuse one at once, whatever its busy_timeout."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _bring_up_to_date(database: Database, create: bool) -> None:

@@ -133,6 +133,7 @@ class Online:
             mean,
             limit=config.cost_limit,
             learning_rate=config.cost_multiplier_rate,
+            maximum=config.cost_multiplier_max,
         )
         self.extra |= {"costs": window, "multiplier": multiplier}
         counted = {

@@ -190,7 +190,10 @@ def test_a_rejected_policy_is_not_praised() -> None:
 
 
 def test_people_are_not_called_simulated() -> None:
-    assert "simulated" not in render({**REPORT, "simulated_raters": False}, CURVES, [transcript()]).lower()
+    people: dict[str, Any] = {**REPORT, "simulated_raters": False}
+    assert "People judged, but simulated raters compared." in render(people, CURVES, [transcript()])
+    people["policy"] = {**REPORT["policy"], "compared_by": "people", "evaluators": ["eve", "fay"]}
+    assert "simulated" not in render(people, CURVES, [transcript()]).lower()
 
 
 def test_the_best_and_the_worst_are_always_shown() -> None:

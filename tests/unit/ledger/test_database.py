@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,32 @@ def test_reopening_keeps_everything_and_a_url_opens_the_same_file(ledger: Ledger
     with Ledger.open(f"sqlite:///{path}", create=False) as again:
         assert again.counts()["raters"] == 1
     assert raw(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_many_open_a_new_ledger_at_once(tmp_path: Path) -> None:
+    def open_often(_: int) -> None:
+        for _ in range(3):
+            Ledger.open(tmp_path / "ledger.sqlite").close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_often, range(4)))
+
+
+def test_what_is_locked_is_tried_again_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite may refuse at once, so seldom that the test above would not show it."""
+    now = [0.0]
+
+    def locked(until: float) -> None:
+        if now[0] < until:
+            raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(database.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(database.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    database._retry_locked(lambda: locked(until=1.0))
+    assert now[0] == pytest.approx(1.0, abs=0.1)
+    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+        database._retry_locked(lambda: locked(until=1e9))
+    assert now[0] == pytest.approx(1.0 + database.BUSY_SECONDS, abs=0.2)
 
 
 def test_folders_are_made_and_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
