@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0003"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0004"  # the newest revision in migrations/versions
 VERSION_TABLE = "ledger_version"
 
 metadata = MetaData(
@@ -152,7 +152,9 @@ item_candidate = Table(  # the canonical slots, which raters never see
     UniqueConstraint("item_id", "completion_id"),
 )
 
-# Who saw what, when, and on which side.
+# Who saw what, when, why, and on which side. Answers with the purpose 'judge' are votes; others are not.
+
+_LIVE = "state IN ('leased', 'submitted')"
 
 assignment = Table(
     "assignment",
@@ -167,9 +169,13 @@ assignment = Table(
     Column("leased_at", Text, nullable=False),
     Column("lease_expires_at", Text, nullable=False),
     Column("shown_seed", BigInteger, nullable=False),
+    Column("purpose", Text, nullable=False, server_default="judge"),
     CheckConstraint("state IN ('leased', 'submitted', 'skipped', 'expired')", name="state"),
+    CheckConstraint("purpose IN ('judge', 'repeat', 'gold', 'adjudicate')", name="purpose"),
     UniqueConstraint("item_id", "annotator_id", "attempt"),
-    _partial("one_live", "item_id", "annotator_id", where="state IN ('leased', 'submitted')", unique=True),
+    _partial("one_live", "item_id", "annotator_id", where=f"{_LIVE} AND purpose <> 'repeat'", unique=True),
+    _partial("one_repeat", "item_id", "annotator_id", where=f"{_LIVE} AND purpose = 'repeat'", unique=True),
+    _partial("one_adjudication", "item_id", where=f"{_LIVE} AND purpose = 'adjudicate'", unique=True),
     _partial("ix_assignment_expiry", "lease_expires_at", where="state = 'leased'"),
     Index(None, "annotator_id", "state"),
 )
