@@ -97,4 +97,5 @@ def serve(
         try:
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:  # how uvicorn says, once everything is done, that Ctrl-C was pressed
-            say("Accord stopped")
+            pass
+        say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C: then nothing is raised
