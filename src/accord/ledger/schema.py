@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0004"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0005"  # the newest revision in migrations/versions
 VERSION_TABLE = "ledger_version"
 
 metadata = MetaData(
@@ -137,7 +137,7 @@ item = Table(
     Column("target_overlap", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("created_at", Text, nullable=False),
-    CheckConstraint("kind IN ('pair')", name="kind"),
+    CheckConstraint("kind IN ('pair', 'ranking')", name="kind"),
     CheckConstraint("target_overlap >= 1", name="target_overlap"),
     CheckConstraint("state IN ('open', 'done')", name="state"),
     Index(None, "state", "seq"),
@@ -208,7 +208,7 @@ judgement = Table(
     _partial("one_active", "assignment_id", where="status = 'active'", unique=True),
 )
 
-preference = Table(
+preference = Table(  # of a pair one row, of a ranking of k answers k(k-1)/2, with strength 1 or ties
     "preference",
     metadata,
     Column("judgement_id", Text, ForeignKey("judgement.id"), primary_key=True),
