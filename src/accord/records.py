@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the ledger and the web app use this module and must not loa
 
 FinishReason = Literal["stop", "length"]
 RaterKind = Literal["human", "model", "simulated"]
+Purpose = Literal["judge", "repeat", "gold", "adjudicate"]
 
 
 def content_hash(value: Any) -> str:
@@ -112,7 +113,8 @@ class Judgement:
     """One rater's answer to a pair, in canonical slots (never in displayed positions).
 
     `strength` runs from -3 (slot 1 much better) over 0 (tie) to +3 (slot 0 much better).
-    `shown` lists the slot that stood at each displayed position, left first.
+    `shown` lists the slot that stood at each displayed position, left first. Only with the purpose "judge"
+    is it a vote on the pair; "repeat" and "gold" are checks on the rater, and "adjudicate" settles the pair.
     """
 
     id: str
@@ -126,6 +128,7 @@ class Judgement:
     guideline: str
     seconds: float
     revision: int = 1
+    purpose: Purpose = "judge"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -23,9 +23,12 @@ from accord.ledger.schema import (
     presentation,
 )
 from accord.ledger.store import chunks
-from accord.records import Judgement, content_hash
+from accord.records import Judgement, Purpose, content_hash
 
 STRONGEST = 3
+VOTES: tuple[Purpose, ...] = ("judge",)
+SETTLING: tuple[Purpose, ...] = ("judge", "adjudicate")  # what makes a pair's label
+EVERYTHING: tuple[Purpose, ...] = ("judge", "repeat", "gold", "adjudicate")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def check_answer(strength: int, seconds: float) -> None:
         raise LedgerError(f"seconds {seconds!r} is not a time that passed")
 
 
+def content(judged: Judgement) -> dict[str, Any]:
+    """What hashes cover. That of a vote has no purpose, as before there were others."""
+    said = asdict(judged)
+    if judged.purpose == "judge":
+        del said["purpose"]
+    return said
+
+
 def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
     seen = answer.assignment
     return Judgement(
@@ -69,6 +80,7 @@ def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
         guideline=seen.guideline,
         seconds=float(answer.seconds),
         revision=revision,
+        purpose=seen.purpose,
     )
 
 
@@ -161,7 +173,7 @@ def _insert(
     ]
     connection.execute(insert(judgement), rows)
     connection.execute(insert(preference), [_preference_row(judged) for judged in judgements])
-    entries = [audit.Entry(action, "judgement", j.id, asdict(j), j.rater) for j in judgements]
+    entries = [audit.Entry(action, "judgement", j.id, content(j), j.rater) for j in judgements]
     audit.append(connection, entries, now)
 
 
@@ -194,9 +206,15 @@ def read_judgements(
     item_ids: Iterable[str] | None = None,
     ids: Iterable[str] | None = None,
     include_superseded: bool = False,
+    purposes: Collection[Purpose] = VOTES,
 ) -> list[Judgement]:
-    """Judgements of some items, or with some ids, or all; in the order of asking, then by rater."""
+    """Judgements of some items, or with some ids, or all; in the order of asking, then by rater.
+
+    Those with some ids are told whatever their purpose is.
+    """
     status = true() if include_superseded else judgement.c.status == "active"
+    if ids is None:
+        status = status & assignment.c.purpose.in_(purposes)
     if item_ids is not None:
         conditions = [assignment.c.item_id.in_(some) for some in chunks(dict.fromkeys(item_ids))]
     elif ids is not None:
@@ -205,7 +223,7 @@ def read_judgements(
         conditions = [judgement.c.id.is_not(None)]
     found = [judged for part in conditions for judged in _select(connection, status & part)]
     seqs = {row.id: row.seq for row in connection.execute(select(item.c.id, item.c.seq))}
-    return sorted(found, key=lambda judged: (seqs[judged.item_id], judged.rater, judged.revision))
+    return sorted(found, key=lambda j: (seqs[j.item_id], j.rater, j.purpose, j.revision))
 
 
 def _select(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Judgement]:
@@ -222,7 +240,8 @@ def _select(connection: Connection, condition: ColumnElement[bool]) -> Iterator[
     )
     columns = (
         select(judgement.c.id, judgement.c.revision, judgement.c.active_seconds)
-        .add_columns(assignment.c.item_id, assignment.c.guideline_id, annotator.c.pseudonym, annotator.c.kind)
+        .add_columns(assignment.c.item_id, assignment.c.guideline_id, assignment.c.purpose)
+        .add_columns(annotator.c.pseudonym, annotator.c.kind)
         .add_columns(item.c.prompt_id, preference.c.slot_hi, preference.c.strength)
         .add_columns(presentation.c.slot, item_candidate.c.completion_id)
         .select_from(joined)
@@ -249,4 +268,5 @@ def _from_rows(rows: Sequence[Row[Any]]) -> Judgement:
         guideline=row.guideline_id,
         seconds=row.active_seconds,
         revision=row.revision,
+        purpose=row.purpose,
     )

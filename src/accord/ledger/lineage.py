@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select
 
 from accord.errors import LedgerError
-from accord.ledger import audit, schema
+from accord.ledger import audit, judging, schema
 from accord.ledger.judging import read_judgements
 from accord.ledger.store import chunks, read_completions, read_prompts
 from accord.records import Judgement, Preference, content_hash
@@ -25,7 +25,7 @@ class Release:
 
 
 def row_hash(judged: Judgement) -> str:
-    return content_hash(asdict(judged))
+    return content_hash(judging.content(judged))
 
 
 def release_hash(row_hashes: Iterable[str]) -> str:
@@ -33,15 +33,20 @@ def release_hash(row_hashes: Iterable[str]) -> str:
 
 
 def make_release(connection: Connection, name: str, item_ids: Sequence[str] | None, now: str) -> Release:
-    if not name:
-        raise LedgerError("a release needs a name")
     if item_ids is not None:
         _require_items(connection, item_ids)
-    judgements = read_judgements(connection, item_ids=item_ids)
+    judgements = read_judgements(connection, item_ids=item_ids, purposes=judging.SETTLING)
     if not judgements:
         raise LedgerError(
             f"release {name!r} would be empty: its items have no judgements; collect some first"
         )
+    return freeze(connection, name, judgements, now)
+
+
+def freeze(connection: Connection, name: str, judgements: Sequence[Judgement], now: str) -> Release:
+    """A release of these judgements. The same name with the same content again is harmless."""
+    if not name:
+        raise LedgerError("a release needs a name")
     rows = {judged.id: row_hash(judged) for judged in judgements}
     digest = release_hash(rows.values())
     if (old := _find(connection, name)) is not None:
@@ -168,7 +173,20 @@ def models_touched_by(connection: Connection, judgement_id: str) -> list[str]:
         raise LedgerError(f"judgement {judgement_id!r} is not in the ledger; check the id")
     training, row = schema.training_input, schema.release_row
     joined = select(training.c.model).join(row, row.c.release_id == training.c.release_id)
-    touched = set(connection.execute(joined.where(row.c.judgement_id == judgement_id)).scalars())
+    return _with_descendants(
+        connection, connection.execute(joined.where(row.c.judgement_id == judgement_id)).scalars()
+    )
+
+
+def models_of_release(connection: Connection, release_id: str) -> list[str]:
+    """Models trained on a release, by its id, and the policy versions made from those."""
+    table = schema.training_input.c
+    trained = select(table.model).where(table.release_id == release_id)
+    return _with_descendants(connection, connection.execute(trained).scalars())
+
+
+def _with_descendants(connection: Connection, models: Iterable[str]) -> list[str]:
+    touched = set(models)
     children: dict[str, list[str]] = {}
     for child, parent in _parents(connection).items():
         children.setdefault(parent, []).append(child)

@@ -33,9 +33,10 @@ LIVE = ("leased", "submitted")  # states that fill one of an item's places
 
 
 def places_taken() -> ScalarSelect[int]:
-    """Answers given or under way for the item of the enclosing query."""
+    """Votes given or under way for the item of the enclosing query."""
     count = select(func.count()).select_from(assignment)
-    return count.where(assignment.c.item_id == item.c.id, assignment.c.state.in_(LIVE)).scalar_subquery()
+    votes = count.where(assignment.c.item_id == item.c.id, assignment.c.purpose == "judge")
+    return votes.where(assignment.c.state.in_(LIVE)).scalar_subquery()
 
 
 RATER = select(annotator.c.id, annotator.c.pseudonym, annotator.c.kind).where(
@@ -145,6 +146,7 @@ CLOSE = (
         select(func.count())
         .select_from(assignment)
         .where(assignment.c.item_id == item.c.id, assignment.c.state == "submitted")
+        .where(assignment.c.purpose == "judge")
         .scalar_subquery()
         >= item.c.target_overlap,
     )

@@ -16,7 +16,7 @@ from accord.ledger import audit, prepared
 from accord.ledger.prepared import LIVE
 from accord.ledger.schema import annotator, assignment, item, item_candidate, presentation
 from accord.ledger.store import add_groups, chunks, read_groups
-from accord.records import Completion, Group, Question, RaterKind, content_hash
+from accord.records import Completion, Group, Purpose, Question, RaterKind, content_hash
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Assignment:
     group: Group
     shown: tuple[int, ...]
     guideline: str
+    purpose: Purpose = "judge"
 
     @property
     def prompt_id(self) -> str:
@@ -68,6 +69,7 @@ class Place:
     completion_ids: tuple[str, ...]  # in canonical slots
     shown: tuple[int, ...]
     guideline: str
+    purpose: Purpose
 
 
 # Raters
@@ -324,6 +326,7 @@ def find_assignments(
                 groups[row.item_id],
                 tuple(shown[row.id]),
                 row.guideline_id,
+                row.purpose,
             ),
             Rater(row.annotator_id, row.pseudonym, row.kind),
             row.state,
@@ -340,7 +343,7 @@ def find_place(connection: Connection, assignment_id: str) -> tuple[Place, Rater
     row, by_slot = rows[0], {r.slot: r.completion_id for r in rows}
     completion_ids = tuple(by_slot[slot] for slot in sorted(by_slot))
     shown = tuple(r.slot for r in rows)
-    found = Place(row.id, row.item_id, row.prompt_id, completion_ids, shown, row.guideline_id)
+    found = Place(row.id, row.item_id, row.prompt_id, completion_ids, shown, row.guideline_id, row.purpose)
     return found, Rater(row.annotator_id, row.pseudonym, row.kind), row.state
 
 

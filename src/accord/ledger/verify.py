@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, func, select, text
@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from accord.errors import LedgerError
 from accord.ledger import answers, audit, judging, lineage, projects, queue, schema, store
-from accord.records import content_hash
+from accord.records import Judgement, content_hash
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("item", item["id"]), queue.item_detail(dict(item), slots.get(item["id"], []))
     for row in connection.execute(select(schema.assignment).where(schema.assignment.c.state == "skipped")):
         yield ("assignment", row.id), queue.skip_detail(row.item_id, row.annotator_id, row.skip_reason)
-    for judged in judging.read_judgements(connection, include_superseded=True):
-        yield ("judgement", judged.id), asdict(judged)
+    for judged in _judgements(connection):
+        yield ("judgement", judged.id), judging.content(judged)
     for row in connection.execute(select(schema.release)):
         yield ("release", row.id), [row.name, row.hash]
     for row in connection.execute(select(schema.training_input)):
@@ -162,6 +162,10 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("training_input", content_hash(detail)), detail
     yield from answers.details(connection)
     yield from projects.details(connection)
+
+
+def _judgements(connection: Connection) -> list[Judgement]:
+    return judging.read_judgements(connection, include_superseded=True, purposes=judging.EVERYTHING)
 
 
 def _assignments(connection: Connection) -> Iterator[str]:
@@ -184,7 +188,8 @@ def _assignments(connection: Connection) -> Iterator[str]:
 def _items(connection: Connection) -> Iterator[str]:
     states = schema.assignment.c
     taken: dict[tuple[str, str], int] = {}
-    numbers = select(states.item_id, states.state, func.count()).group_by(states.item_id, states.state)
+    numbers = select(states.item_id, states.state, func.count()).where(states.purpose == "judge")
+    numbers = numbers.group_by(states.item_id, states.state)
     for item_id, state, number in connection.execute(numbers):
         taken[item_id, state] = number
     for row in connection.execute(select(schema.item)):
@@ -209,7 +214,7 @@ def _statuses(connection: Connection) -> Iterator[str]:
 
 
 def _releases(connection: Connection) -> Iterator[str]:
-    judgements = judging.read_judgements(connection, include_superseded=True)
+    judgements = _judgements(connection)
     now = {judged.id: lineage.row_hash(judged) for judged in judgements}
     rows: dict[str, list[str]] = {}
     for row in connection.execute(select(schema.release_row)):

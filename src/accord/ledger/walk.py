@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 
 from sqlalchemy import Connection, select
 
 from accord.ledger import answers, queue, store
-from accord.ledger.judging import read_judgements
+from accord.ledger.judging import EVERYTHING, content, read_judgements
 from accord.ledger.schema import assignment, audit, guideline_version, item, item_candidate, judgement
 from accord.ledger.team_schema import answer, project_item
 from accord.records import Judgement, content_hash
@@ -22,12 +21,12 @@ Recorded = Mapping[tuple[str, str], str]  # (table, id) -> hash of the content a
 
 
 def walk(connection: Connection, project_id: str) -> tuple[dict[str, Judgement], dict[str, str]]:
-    """A project's active judgements by id, and by id why some of them do not lead back."""
+    """A project's active judgements by id, of every purpose, and by id why some do not lead back."""
     joined = judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
     mine = select(judgement.c.id, assignment.c.item_id).select_from(joined)
     mine = mine.where(judgement.c.status == "active", project_item.c.project_id == project_id)
     expected = {row.id: row.item_id for row in connection.execute(mine)}
-    found = read_judgements(connection, item_ids=expected.values())
+    found = read_judgements(connection, item_ids=expected.values(), purposes=EVERYTHING)
     broken = dict.fromkeys(
         expected.keys() - {judged.id for judged in found}, "what was shown is not on record"
     )
@@ -44,7 +43,7 @@ def _said(
     connection: Connection, judgements: Sequence[Judgement], recorded: Recorded
 ) -> Iterator[tuple[str, str]]:
     for judged in judgements:
-        if recorded.get(("judgement", judged.id)) != content_hash(asdict(judged)):
+        if recorded.get(("judgement", judged.id)) != content_hash(content(judged)):
             yield judged.id, "it is not what the rater said"
 
 
