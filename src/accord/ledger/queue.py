@@ -5,72 +5,19 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, prepared
+from accord.ledger import audit, prepared, rankings
+from accord.ledger.assigned import Assignment, Place, Rater, Wanted
 from accord.ledger.prepared import LIVE
 from accord.ledger.schema import annotator, assignment, item, item_candidate, presentation
 from accord.ledger.store import add_groups, chunks, read_groups
-from accord.records import Completion, Group, Purpose, Question, RaterKind, content_hash
-
-
-@dataclass(frozen=True)
-class Rater:
-    id: str
-    pseudonym: str
-    kind: RaterKind
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One item put before one rater.
-
-    `group` has its completions in canonical slots; `shown` lists the slot at each displayed position, left
-    first. `rater` is the pseudonym.
-    """
-
-    id: str
-    item_id: str
-    rater: str
-    group: Group
-    shown: tuple[int, ...]
-    guideline: str
-    purpose: Purpose = "judge"
-
-    @property
-    def prompt_id(self) -> str:
-        return self.group.prompt.id
-
-    @property
-    def completion_ids(self) -> tuple[str, ...]:
-        return tuple(c.id for c in self.group.completions)
-
-    @property
-    def left(self) -> Completion:
-        return self.group.completions[self.shown[0]]
-
-    @property
-    def right(self) -> Completion:
-        return self.group.completions[self.shown[1]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """An assignment without its texts: enough to answer it."""
-
-    id: str
-    item_id: str
-    prompt_id: str
-    completion_ids: tuple[str, ...]  # in canonical slots
-    shown: tuple[int, ...]
-    guideline: str
-    purpose: Purpose
-
+from accord.records import Group, Question, RaterKind, content_hash
 
 # Raters
 
@@ -107,8 +54,9 @@ def find_rater(connection: Connection, rater: str) -> Rater:
 
 
 def item_id_of(group: Group) -> str:
-    """The same for a pair whichever answer comes first."""
-    return content_hash(["pair", group.prompt.id, sorted(c.id for c in group.completions)])
+    """The same whichever answer comes first."""
+    kind = "pair" if len(group.completions) == 2 else "ranking"
+    return content_hash([kind, group.prompt.id, sorted(c.id for c in group.completions)])
 
 
 def item_detail(row: Mapping[str, Any], completion_ids: Sequence[str]) -> list[Any]:
@@ -139,10 +87,14 @@ def ask(connection: Connection, questions: Sequence[Question], now: str) -> list
 
 def _check_question(question: Question) -> None:
     completions = question.group.completions
-    if question.kind != "pair" or len({c.id for c in completions}) != 2 or len(completions) != 2:
+    of_pairs = question.kind == "pair"
+    fewest, most = (2, 2) if of_pairs else (rankings.FEWEST, rankings.MOST)
+    different = len({c.id if of_pairs else c.text for c in completions}) == len(completions)
+    if question.kind not in ("pair", "ranking") or not (fewest <= len(completions) <= most and different):
         raise LedgerError(
             f"question about prompt {question.group.prompt.id}: kind {question.kind!r} with "
-            f"{len(completions)} completions; only pairs of two different completions can be asked"
+            f"{len(completions)} completions; a pair has two different completions, a ranking "
+            f"{rankings.FEWEST} to {rankings.MOST} of different texts"
         )
     if question.overlap < 1:
         raise LedgerError(
@@ -223,32 +175,48 @@ def lease(
     seconds: float,
     seed: int | None,
     project: str | None = None,
+    kind: str = "pair",
+    items: Sequence[str] = (),
 ) -> list[Assignment]:
     """Up to `limit` open items that this rater has neither answered nor skipped.
 
-    In the order of asking; those of a `project` (its id) by priority first.
+    In the order of asking; those of a `project` (its id) by priority first, of other items those of a `kind`. Or just these new `items`.
     """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LedgerError(f"a lease of {seconds} seconds makes no sense; give a number of seconds")
     if connection.execute(prepared.GUIDELINE, {"guideline": guideline}).first() is None:
         raise LedgerError(f"guideline {guideline!r} is not in the ledger; add_guideline first")
     expire(connection, now)
-    wanted = {"rater": rater.id, "limit": limit} | ({} if project is None else {"project": project})
-    found = (
-        connection.execute(prepared.FREE if project is None else prepared.FREE_IN_PROJECT, wanted)
-        .scalars()
-        .all()
-    )
-    if not found:
+    inside = {"kind": kind} if project is None else {"project": project}
+    wanted = {"rater": rater.id, "limit": limit} | inside
+    free = prepared.FREE if project is None else prepared.FREE_IN_PROJECT
+    found = items or connection.execute(free, wanted).scalars().all()
+    return hold(connection, rater, guideline, [Wanted(id_) for id_ in found], now, seconds=seconds, seed=seed)
+
+
+def hold(
+    connection: Connection,
+    rater: Rater,
+    guideline: str,
+    wanted: Sequence[Wanted],
+    now: str,
+    *,
+    seconds: float,
+    seed: int | None,
+) -> list[Assignment]:
+    """Put these items before a rater. That there is a place for each is the caller's to know."""
+    if not wanted:
         return []
+    found = [each.item_id for each in wanted]
     attempts = connection.execute(prepared.ATTEMPTS, {"rater": rater.id, "items": found})
     before = {row.item_id: row.n for row in attempts}
     rows = [
-        _assignment_row(item_id, rater.id, before.get(item_id, 0) + 1, guideline, seed)
-        | {"leased_at": now, "lease_expires_at": later(now, seconds)}
-        for item_id in found
+        _assignment_row(each, rater.id, before.get(each.item_id, 0) + 1, guideline, seed)
+        # a microsecond apart, which keeps their order
+        | {"leased_at": later(now, place / 1e6), "lease_expires_at": later(now, seconds)}
+        for place, each in enumerate(wanted)
     ]
-    groups = read_groups(connection, (row["item_id"] for row in rows))
+    groups = read_groups(connection, found)
     assignments = [_shown(row, rater.pseudonym, groups[row["item_id"]]) for row in rows]
     connection.execute(insert(assignment), rows)
     positions = [
@@ -273,27 +241,34 @@ def held(connection: Connection, rater: Rater, project: str, now: str, *, second
 
 
 def _assignment_row(
-    item_id: str, annotator_id: str, attempt: int, guideline: str, seed: int | None
+    wanted: Wanted, annotator_id: str, attempt: int, guideline: str, seed: int | None
 ) -> dict[str, Any]:
-    sixty_bits = (
-        secrets.randbits(60)
-        if seed is None
-        else int(content_hash([seed, item_id, annotator_id, attempt])[:15], 16)
-    )
+    name = [wanted.item_id, annotator_id, attempt]
+    drawn = _sixty_bits(seed, name)
+    for turn in count():  # until it gives the sides that are wanted
+        if wanted.shown is None or sides(drawn, len(wanted.shown)) == wanted.shown:
+            break
+        drawn = _sixty_bits(seed, [*name, turn])
     return {
-        "id": content_hash(["assignment", item_id, annotator_id, attempt]),
-        "item_id": item_id,
+        "id": content_hash(["assignment", *name]),
+        "item_id": wanted.item_id,
         "annotator_id": annotator_id,
         "attempt": attempt,
         "guideline_id": guideline,
         "state": "leased",
-        "shown_seed": sixty_bits,
+        "shown_seed": drawn,
+        "purpose": wanted.purpose,
     }
+
+
+def _sixty_bits(seed: int | None, name: Sequence[Any]) -> int:
+    return secrets.randbits(60) if seed is None else int(content_hash([seed, *name])[:15], 16)
 
 
 def _shown(row: Mapping[str, Any], pseudonym: str, group: Group) -> Assignment:
     shown = sides(row["shown_seed"], len(group.completions))
-    return Assignment(row["id"], row["item_id"], pseudonym, group, shown, row["guideline_id"])
+    seen = (row["id"], row["item_id"], pseudonym, group, shown, row["guideline_id"], row["purpose"])
+    return Assignment(*seen)
 
 
 def find_assignment(connection: Connection, assignment_id: str) -> tuple[Assignment, Rater, str]:
@@ -355,13 +330,17 @@ def whose(connection: Connection, assignment_id: str) -> tuple[str, str, str | N
 
 def require_place(connection: Connection, found: Place, rater: Rater) -> None:
     """An answer that comes after its lease ran out still counts while its place is free."""
-    full = select(prepared.places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
-    other = select(assignment.c.id).where(
-        assignment.c.item_id == found.item_id,
-        assignment.c.annotator_id == rater.id,
-        assignment.c.state.in_(LIVE),
-    )
-    if connection.execute(full).scalar_one() or connection.execute(other).first() is not None:
+    mine = assignment.c.annotator_id == rater.id
+    repeats = assignment.c.purpose == "repeat"
+    same = {"judge": mine & ~repeats, "gold": mine & ~repeats, "repeat": mine & repeats}
+    settles = assignment.c.purpose == "adjudicate"
+    other = same.get(found.purpose, (mine & ~repeats) | settles) & assignment.c.state.in_(LIVE)
+    here = assignment.c.item_id == found.item_id
+    taken = connection.execute(select(assignment.c.id).where(here, other)).first() is not None
+    if found.purpose == "judge" and not taken:
+        full = select(prepared.places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
+        taken = bool(connection.execute(full).scalar_one())
+    if taken:
         raise LedgerError(
             f"assignment {found.id}: the lease ran out and the place was given to another answer; lease the "
             "next item"
