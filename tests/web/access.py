@@ -38,6 +38,7 @@ ANSWERED: Expected = JUDGE | dict.fromkeys(("admin", "owner", "manager", "adjudi
 # runs are of no project: whoever sees the quality of some project sees them
 RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "outsider": IN}
 NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
+NO_RELEASE: Expected = {who: 404 if found == IN else found for who, found in MANAGE.items()}
 NOTHING: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401}  # objects that this account does not have
 
 
@@ -69,6 +70,8 @@ ACCESS: dict[str, Access] = {
     "POST /invite/{token}": page(dict.fromkeys(WHO, 404)),
     "GET /projects": page(SIGNED_IN),
     "GET /account": page(SIGNED_IN),
+    "GET /account/withdraw": page(SIGNED_IN),
+    f"GET {P}/withdrawals": page(MANAGE),
     f"GET {P}": page(MEMBER),
     f"GET {P}/guideline": page(MEMBER),
     f"GET {P}/judge": page(JUDGE),
@@ -102,6 +105,8 @@ ACCESS: dict[str, Access] = {
     f"POST {API}{P}/import": Access(MANAGE, None, "manage"),
     f"POST {API}{P}/adopt": Access(MANAGE, {}, "manage"),
     f"POST {API}{P}/releases": Access(MANAGE, {"name": "r1"}, "manage"),
+    f"GET {API}{P}/withdrawals": Access(MANAGE, None, "read"),
+    f"POST {API}{P}/withdrawals/successor": Access(NO_RELEASE, {"release": "r", "name": "s"}, "manage"),
     f"GET {API}{P}/export/{{format}}": Access(MANAGE, None, "read"),
     f"GET {API}/judgements/{{judgement_id}}/why": Access(MANAGE, None, "read"),
     f"GET {API}/judgements/{{judgement_id}}/models": Access(MANAGE, None, "read"),
@@ -117,6 +122,7 @@ ACCESS: dict[str, Access] = {
     f"POST {API}/account/withdraw": Access(
         SIGNED_IN, {"scope": "identity", "password": PASSWORD}
     ),
+    f"GET {API}/account/withdraw": Access(SIGNED_IN),
     f"POST {API}/accounts/{{account_id}}/disable": Access(ADMIN, {"disabled": True}),
 }  # fmt: skip
 

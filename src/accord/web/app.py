@@ -17,7 +17,7 @@ from accord import __version__
 from accord.errors import DataError, LedgerError
 from accord.ledger import accounts
 from accord.ledger.database import utc_now
-from accord.web import api_account, api_manager, api_people, api_rater, live, openapi, pages
+from accord.web import api_account, api_manager, api_people, api_rater, live, openapi, pages, withdrawing
 from accord.web.auth import RefusedError, Site
 from accord.web.body import ERRORS
 from accord.web.render import visible
@@ -45,7 +45,7 @@ def make_app(site: Site) -> FastAPI:
     """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for part in (api_rater, api_manager, api_people, api_account, openapi, live, pages):
+    for part in (api_rater, api_manager, api_people, api_account, openapi, live, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from accord.errors import LedgerError
-from accord.ledger import Ledger, accounts, answers, queue
+from accord.ledger import Ledger, accounts, answers, queue, tokens
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
 from accord.records import Question
 
 LOGIN = "marguerite.duras@example.org"
 COMMENT = "my grandmother in Sadec would say so"
+TOKEN_NAME = "the laptop in my kitchen in Vinh Long"
 REWRITTEN = "As I told my sister, the ferry leaves at noon."
 
 
@@ -27,6 +28,7 @@ def annotator_id(ledger: Ledger, guideline: str, pairs: Callable[..., list[Quest
         now = utc_now()
         account = accounts.add_account(connection, LOGIN, "argon2-hash-of-hers", admin=False, now=now)
         accounts.start_session(connection, account, now)
+        tokens.add_token(connection, account, TOKEN_NAME, ["read"], seconds=60, now=now)
         found = accounts.by_id(connection, account)
         assert found is not None
         rater = queue.find_rater(connection, found[0].annotator_id)
@@ -51,9 +53,9 @@ def withdraw(ledger: Ledger, annotator_id: str, scope: str) -> dict[str, int]:
 
 
 SCOPES = {  # scope: what was done; what is gone; what stays
-    "identity": ({"accounts": 1, "texts": 0, "judgements": 0}, (LOGIN,), (COMMENT, REWRITTEN)),
-    "text": ({"accounts": 1, "texts": 4, "judgements": 0}, (LOGIN, COMMENT, REWRITTEN), ()),
-    "all": ({"accounts": 1, "texts": 4, "judgements": 2}, (LOGIN, COMMENT, REWRITTEN), ()),
+    "identity": ({"accounts": 1, "texts": 0, "judgements": 0}, (LOGIN, TOKEN_NAME), (COMMENT, REWRITTEN)),
+    "text": ({"accounts": 1, "texts": 4, "judgements": 0}, (LOGIN, TOKEN_NAME, COMMENT, REWRITTEN), ()),
+    "all": ({"accounts": 1, "texts": 4, "judgements": 2}, (LOGIN, TOKEN_NAME, COMMENT, REWRITTEN), ()),
 }
 
 
