@@ -19,7 +19,7 @@ from accord.errors import LedgerError
 from accord.ledger import audit, judging, lineage
 from accord.ledger.schema import assignment, judgement, release, release_row
 from accord.ledger.store import chunks
-from accord.ledger.team_schema import WHOLE, account, answer, session, withdrawal
+from accord.ledger.team_schema import WHOLE, account, answer, api_token, session, withdrawal
 from accord.records import Judgement
 
 RATINGS = range(1, 6)
@@ -226,7 +226,8 @@ def _forget(connection: Connection, annotator_id: str, now: str) -> int:
     row = connection.execute(select(account).where(account.c.annotator_id == annotator_id)).mappings().first()
     if row is None or row["login"] is None:
         return 0
-    connection.execute(session.delete().where(session.c.account_id == row["id"]))
+    for table in (session, api_token):
+        connection.execute(table.delete().where(table.c.account_id == row["id"]))
     change = {
         "login": None,
         "login_key": None,
