@@ -8,7 +8,7 @@ from itertools import combinations
 
 from sqlalchemy import Connection, func, select
 
-from accord.ledger import projects, store
+from accord.ledger import prepared, projects, store
 from accord.ledger.answers import FLAG, read_answers
 from accord.ledger.exchange import project_judgements, submission_times
 from accord.ledger.schema import assignment, item, judgement, prompt
@@ -96,7 +96,7 @@ def _reasons(connection: Connection, judgements: Sequence[Judgement]) -> list[tu
     asked, counts = Counter(judged.item_id for judged in judgements), Counter[str]()
     for some in store.chunks(asked):
         for row in connection.execute(select(item.c.id, item.c.reason).where(item.c.id.in_(some))):
-            counts[row.reason] += asked[row.id]
+            counts[prepared.short_reason(row.reason)] += asked[row.id]
     return [(reason, str(n)) for reason, n in sorted(counts.items())]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, ScalarSelect, bindparam, exists, func, select, update
+from sqlalchemy import Integer, ScalarSelect, bindparam, case, exists, func, literal_column, select, update
 
 from accord.ledger.schema import (
     annotator,
@@ -30,6 +30,15 @@ from accord.ledger.team_schema import (
 )
 
 LIVE = ("leased", "submitted")  # states that fill one of an item's places
+LIVE_TALK = "live talk "  # how the reason of a talk's question begins
+
+# What the queue hands out. A talk's question is for who talks, unless more answers to it are wanted.
+FOR_ALL = item.c.reason.not_like(f"{LIVE_TALK}%") | (item.c.target_overlap > 1)
+
+
+def short_reason(reason: str) -> str:
+    """Why an item was asked, the same for all turns of all talks."""
+    return LIVE_TALK.strip() if reason.startswith(LIVE_TALK) else reason
 
 
 def places_taken() -> ScalarSelect[int]:
@@ -57,9 +66,9 @@ SEEN = exists().where(
     assignment.c.state.in_((*LIVE, "skipped")),
 )
 
-OPEN = select(item.c.id).where(item.c.state == "open", ~SEEN, places_taken() < item.c.target_overlap)
+OPEN = select(item.c.id).where(item.c.state == "open", FOR_ALL, ~SEEN, places_taken() < item.c.target_overlap)
 
-FREE = OPEN.order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
+FREE = OPEN.where(item.c.kind == bindparam("kind")).order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
 
 FREE_IN_PROJECT = (
     OPEN.join(project_item)
@@ -85,6 +94,7 @@ HELD = (
         assignment.c.state == "leased",
         assignment.c.lease_expires_at > bindparam("now"),
         project_item.c.project_id == bindparam("project"),
+        FOR_ALL,
     )
     .order_by(assignment.c.leased_at, item.c.seq)
 )
@@ -163,21 +173,23 @@ LAST_ENTRY = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limi
 
 # How far a rater is
 
+_QUEUED = case((FOR_ALL, item.c.state), else_=literal_column("'elsewhere'"))
+
 MINE = (
-    select(assignment.c.state, item.c.state.label("item_state"), func.count().label("n"))
+    select(assignment.c.state, _QUEUED.label("item_state"), func.count().label("n"))
     .select_from(assignment.join(item).join(project_item))
     .where(
         assignment.c.annotator_id == bindparam("rater"),
         assignment.c.state.in_((*LIVE, "skipped")),
         project_item.c.project_id == bindparam("project"),
     )
-    .group_by(assignment.c.state, item.c.state)
+    .group_by(assignment.c.state, "item_state")
 )
 
 OPEN_ITEMS = (
     select(func.count())
     .select_from(item.join(project_item))
-    .where(project_item.c.project_id == bindparam("project"), item.c.state == "open")
+    .where(project_item.c.project_id == bindparam("project"), item.c.state == "open", FOR_ALL)
 )
 
 # Who asks, and where

@@ -258,8 +258,13 @@ def sources(connection: Connection, project_id: str) -> list[dict[str, Any]]:
     done = func.sum(case((item.c.state == "done", 1), else_=0))
     columns = select(item.c.reason, func.count().label("items"), done.label("done"))
     rows = columns.select_from(item.join(project_item)).where(project_item.c.project_id == project_id)
-    grouped = connection.execute(rows.group_by(item.c.reason).order_by(item.c.reason))
-    return [{"reason": r.reason, "items": r.items, "done": int(r.done)} for r in grouped]
+    found: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(rows.group_by(item.c.reason).order_by(item.c.reason)):
+        reason = prepared.short_reason(row.reason)
+        before = found.get(reason, {"items": 0, "done": 0})
+        new = {"items": before["items"] + row.items, "done": before["done"] + int(row.done)}
+        found[reason] = {"reason": reason, **new}
+    return list(found.values())
 
 
 # People

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, lineage, store
+from accord.ledger import answers, lineage, prepared, store
 from accord.ledger.judging import assignment_of, read_judgements
 from accord.ledger.schema import guideline_version, item, judgement, release, release_row, training_input
 from accord.records import Judgement
@@ -103,7 +103,7 @@ def _reasons(connection: Connection, judgements: list[Judgement]) -> dict[str, i
     asked = Counter(judged.item_id for judged in judgements)
     for some in store.chunks(asked):
         for row in connection.execute(select(item.c.id, item.c.reason).where(item.c.id.in_(some))):
-            reasons[row.reason] += asked[row.id]
+            reasons[prepared.short_reason(row.reason)] += asked[row.id]
     return dict(sorted(reasons.items()))
 
 
