@@ -104,17 +104,20 @@ class Question:
 
     group: Group
     reason: str
-    kind: Literal["pair"] = "pair"
+    kind: Literal["pair", "ranking"] = "pair"  # a ranking puts 3 to 9 answers in order
     overlap: int = 1  # how many different raters should answer
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One rater's answer to a pair, in canonical slots (never in displayed positions).
+    """One rater's answer to a pair or a ranking, in canonical slots (never in displayed positions).
 
     `strength` runs from -3 (slot 1 much better) over 0 (tie) to +3 (slot 0 much better).
     `shown` lists the slot that stood at each displayed position, left first. Only with the purpose "judge"
     is it a vote on the pair; "repeat" and "gold" are checks on the rater, and "adjudicate" settles the pair.
+
+    Of a ranking, `ranks` has each slot's place, one more than the number of better answers (equal: tied), and
+    `strength` is 0, which is no tie. `accord.ledger.rankings.comparisons` makes pairs of it.
     """
 
     id: str
@@ -129,6 +132,7 @@ class Judgement:
     seconds: float
     revision: int = 1
     purpose: Purpose = "judge"
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

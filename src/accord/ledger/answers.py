@@ -17,6 +17,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from accord.errors import LedgerError
 from accord.ledger import audit, judging, lineage
+from accord.ledger.judging import Said
 from accord.ledger.schema import assignment, judgement, release, release_row
 from accord.ledger.store import chunks
 from accord.ledger.team_schema import WHOLE, account, answer, api_token, session, withdrawal
@@ -86,9 +87,11 @@ def from_parts(parts: Iterable[Part], shown: Sequence[int]) -> Beside:
     return Beside(both_bad, tuple(tuple(sorted(f)) for f in flags), frozen, comment, edit)
 
 
-def check(said: Beside, strength: int, slots: int = 2) -> None:
-    if said.both_bad and strength != 0:
-        raise LedgerError("both answers are bad only where neither is better: strength 0")
+def check(said: Beside, answered: Said) -> None:
+    """Raise LedgerError where it does not fit the answer."""
+    slots = 2 if isinstance(answered, int) else len(answered)
+    if said.both_bad and answered != 0:
+        raise LedgerError("both answers are bad only where neither of a pair is better: strength 0")
     if said.flags and len(said.flags) != slots:
         raise LedgerError(f"flags are one list per displayed answer, so {slots} lists")
     for attribute, ratings in said.ratings.items():
@@ -101,7 +104,7 @@ def check(said: Beside, strength: int, slots: int = 2) -> None:
 def record(
     connection: Connection,
     assignment_id: str,
-    strength: int,
+    answered: Said,
     said: Beside,
     *,
     seconds: float,
@@ -110,20 +113,20 @@ def record(
     now: str,
 ) -> Judgement:
     """Submit an answer with what stands beside it, or revise the newest one. Repeating a call is harmless."""
-    check(said, strength)
+    check(said, answered)
     if (earlier := judging.with_key(connection, idempotency_key)) is not None:
         if judging.assignment_of(connection, earlier.id) != assignment_id:
             raise LedgerError("this idempotency key belongs to the answer to another question")
         return earlier
     if revises is None:
         judged = judging.submit(
-            connection, assignment_id, strength, seconds=seconds, idempotency_key=idempotency_key, now=now
+            connection, assignment_id, answered, seconds=seconds, idempotency_key=idempotency_key, now=now
         )
     elif judging.assignment_of(connection, revises) != assignment_id:
         raise LedgerError("the answer that this one revises is not about this question")
     else:
         judged = judging.revise(
-            connection, revises, strength, seconds=seconds, idempotency_key=idempotency_key, now=now
+            connection, revises, answered, seconds=seconds, idempotency_key=idempotency_key, now=now
         )
     _store(connection, judged, to_parts(said, judged.shown), now)
     return judged

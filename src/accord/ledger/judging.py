@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, prepared, queue
+from accord.ledger import audit, prepared, queue, rankings
 from accord.ledger.queue import Assignment, Place, Rater
+from accord.ledger.rankings import WrongAnswerError
 from accord.ledger.schema import (
     annotator,
     assignment,
@@ -31,13 +32,18 @@ SETTLING: tuple[Purpose, ...] = ("judge", "adjudicate")  # what makes a pair's l
 EVERYTHING: tuple[Purpose, ...] = ("judge", "repeat", "gold", "adjudicate")
 
 
+# In displayed positions: the strength of a pair, positive where the left answer is better, or the ranks of a
+# ranking, 1 for the best, equal numbers for ties.
+Said = int | Sequence[int]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What a rater said, in displayed positions: `strength` > 0 means that the left answer is better."""
+    """What a rater said."""
 
     assignment: Assignment | Place
     rater: Rater
-    strength: int
+    said: Said
     seconds: float
     idempotency_key: str | None = None
 
@@ -47,11 +53,17 @@ def canonical_strength(displayed: int, shown: Sequence[int]) -> int:
     return displayed if shown[0] == 0 else -displayed
 
 
-def check_answer(strength: int, seconds: float) -> None:
-    whole = isinstance(strength, int) and not isinstance(strength, bool)
-    if not whole or not -STRONGEST <= strength <= STRONGEST:
-        raise LedgerError(
-            f"strength {strength!r} is not a whole number from -{STRONGEST} (right much better) to "
+def check_answer(said: Said, seconds: float, answers: int = 2) -> None:
+    """Raise LedgerError for what does not answer a question of so many answers (WrongAnswerError) or no time."""
+    if answers > 2:
+        if not isinstance(said, Sequence):
+            raise WrongAnswerError(
+                f"the question is a ranking of {answers} answers: give their ranks, not a strength"
+            )
+        rankings.check_ranks(said, answers)
+    elif not isinstance(said, int) or isinstance(said, bool) or not -STRONGEST <= said <= STRONGEST:
+        raise WrongAnswerError(
+            f"strength {said!r} is not a whole number from -{STRONGEST} (right much better) to "
             f"{STRONGEST} (left much better)"
         )
     if not (math.isfinite(seconds) and seconds >= 0):
@@ -63,11 +75,13 @@ def content(judged: Judgement) -> dict[str, Any]:
     said = asdict(judged)
     if judged.purpose == "judge":
         del said["purpose"]
+    if not judged.ranks:
+        del said["ranks"]
     return said
 
 
 def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
-    seen = answer.assignment
+    seen, said = answer.assignment, answer.said
     return Judgement(
         id=content_hash(["judgement", seen.id, revision]),
         item_id=seen.item_id,
@@ -75,34 +89,36 @@ def to_judgement(answer: Answer, revision: int = 1) -> Judgement:
         rater_kind=answer.rater.kind,
         prompt_id=seen.prompt_id,
         completion_ids=seen.completion_ids,
-        strength=canonical_strength(answer.strength, seen.shown),
+        strength=canonical_strength(said, seen.shown) if isinstance(said, int) else 0,
         shown=seen.shown,
         guideline=seen.guideline,
         seconds=float(answer.seconds),
         revision=revision,
         purpose=seen.purpose,
+        ranks=() if isinstance(said, int) else rankings.by_slot(said, seen.shown),
     )
 
 
 def submit(
     connection: Connection,
     assignment_id: str,
-    strength: int,
+    said: Said,
     *,
     seconds: float,
     idempotency_key: str | None,
     now: str,
 ) -> Judgement:
-    check_answer(strength, seconds)
     queue.expire(connection, now)
     found, rater, state = queue.find_place(connection, assignment_id)
-    answer = Answer(found, rater, strength, seconds, idempotency_key)
+    check_answer(said, seconds, len(found.shown))
+    answer = Answer(found, rater, said, seconds, idempotency_key)
     if idempotency_key is not None and (earlier := with_key(connection, idempotency_key)) is not None:
         new = to_judgement(answer)
-        if (earlier.id, earlier.strength) != (new.id, new.strength):
+        if (earlier.id, earlier.strength, earlier.ranks) != (new.id, new.strength, new.ranks):
+            said_then = f"ranks {list(earlier.ranks)}" if earlier.ranks else f"strength {earlier.strength}"
             raise LedgerError(
-                f"idempotency key {idempotency_key!r} belongs to judgement {earlier.id} of strength "
-                f"{earlier.strength} (by slot); a new answer needs a new key"
+                f"idempotency key {idempotency_key!r} belongs to judgement {earlier.id} of {said_then} "
+                "(by slot); a new answer needs a new key"
             )
         return earlier
     if state == "submitted":
@@ -129,13 +145,12 @@ def record(connection: Connection, answers: Sequence[Answer], now: str) -> list[
 def revise(
     connection: Connection,
     judgement_id: str,
-    strength: int,
+    said: Said,
     *,
     seconds: float,
     now: str,
     idempotency_key: str | None = None,
 ) -> Judgement:
-    check_answer(strength, seconds)
     columns = select(judgement.c.assignment_id, judgement.c.revision, judgement.c.status)
     old = connection.execute(columns.where(judgement.c.id == judgement_id)).first()
     if old is None:
@@ -145,7 +160,8 @@ def revise(
             f"judgement {judgement_id} is {old.status}; only the newest revision can be revised"
         )
     found, rater, _ = queue.find_place(connection, old.assignment_id)
-    new = to_judgement(Answer(found, rater, strength, seconds), old.revision + 1)
+    check_answer(said, seconds, len(found.shown))
+    new = to_judgement(Answer(found, rater, said, seconds), old.revision + 1)
     connection.execute(update(judgement).where(judgement.c.id == judgement_id).values(status="superseded"))
     _insert(connection, [new], [(found.id, judgement_id, idempotency_key)], "revise", now)
     return new
@@ -172,20 +188,18 @@ def _insert(
         for judged, (assignment_id, supersedes_id, idempotency_key) in zip(judgements, keys, strict=True)
     ]
     connection.execute(insert(judgement), rows)
-    connection.execute(insert(preference), [_preference_row(judged) for judged in judgements])
+    connection.execute(insert(preference), [row for judged in judgements for row in _preference_rows(judged)])
     entries = [audit.Entry(action, "judgement", j.id, content(j), j.rater) for j in judgements]
     audit.append(connection, entries, now)
 
 
-def _preference_row(judged: Judgement) -> dict[str, Any]:
+def _preference_rows(judged: Judgement) -> list[dict[str, Any]]:
     high = 0 if judged.strength >= 0 else 1
-    return {
-        "judgement_id": judged.id,
-        "slot_hi": high,
-        "slot_lo": 1 - high,
-        "strength": abs(judged.strength),
-        "tie": judged.strength == 0,
-    }
+    pair = [(high, 1 - high, abs(judged.strength))]
+    return [
+        {"judgement_id": judged.id, "slot_hi": hi, "slot_lo": lo, "strength": strength, "tie": strength == 0}
+        for hi, lo, strength in (rankings.compare(judged.ranks) if judged.ranks else pair)
+    ]
 
 
 # Reading
@@ -231,8 +245,11 @@ def _select(connection: Connection, condition: ColumnElement[bool]) -> Iterator[
         judgement.join(assignment, judgement.c.assignment_id == assignment.c.id)
         .join(annotator)
         .join(item, assignment.c.item_id == item.c.id)
-        .join(preference, preference.c.judgement_id == judgement.c.id)
         .join(presentation, presentation.c.assignment_id == assignment.c.id)
+        .outerjoin(
+            preference,
+            (preference.c.judgement_id == judgement.c.id) & (preference.c.slot_hi == presentation.c.slot),
+        )
         .join(
             item_candidate,
             (item_candidate.c.item_id == item.c.id) & (item_candidate.c.slot == presentation.c.slot),
@@ -242,20 +259,29 @@ def _select(connection: Connection, condition: ColumnElement[bool]) -> Iterator[
         select(judgement.c.id, judgement.c.revision, judgement.c.active_seconds)
         .add_columns(assignment.c.item_id, assignment.c.guideline_id, assignment.c.purpose)
         .add_columns(annotator.c.pseudonym, annotator.c.kind)
-        .add_columns(item.c.prompt_id, preference.c.slot_hi, preference.c.strength)
+        .add_columns(item.c.prompt_id, preference.c.slot_lo, preference.c.strength)
         .add_columns(presentation.c.slot, item_candidate.c.completion_id)
         .select_from(joined)
         .where(condition)
         .order_by(judgement.c.id, presentation.c.position)
     )
     for _, rows in groupby(connection.execute(columns), key=lambda row: row.id):
-        yield _from_rows(list(rows))
+        if (found := _from_rows(list(rows))) is not None:
+            yield found
 
 
-def _from_rows(rows: Sequence[Row[Any]]) -> Judgement:
-    """One judgement from its rows, one per displayed position."""
+def _from_rows(rows: Sequence[Row[Any]]) -> Judgement | None:
+    """One judgement from its rows: of each displayed position, the preferences in which it is the better one.
+
+    None where it has none: it is damaged, and whoever looks for it will miss it.
+    """
     row = rows[0]
     by_slot = {r.slot: r.completion_id for r in rows}
+    said = [(r.slot, r.slot_lo, r.strength) for r in rows if r.strength is not None]
+    if not said:
+        return None
+    ranking = len(by_slot) > 2
+    high, _, strength = said[0]
     return Judgement(
         id=row.id,
         item_id=row.item_id,
@@ -263,10 +289,11 @@ def _from_rows(rows: Sequence[Row[Any]]) -> Judgement:
         rater_kind=row.kind,
         prompt_id=row.prompt_id,
         completion_ids=tuple(by_slot[slot] for slot in sorted(by_slot)),
-        strength=row.strength if row.slot_hi == 0 else -row.strength,
-        shown=tuple(r.slot for r in rows),
+        strength=0 if ranking else strength if high == 0 else -strength,
+        shown=tuple(by_slot),
         guideline=row.guideline_id,
         seconds=row.active_seconds,
         revision=row.revision,
         purpose=row.purpose,
+        ranks=rankings.ranks_of(said, len(by_slot)) if ranking else (),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
@@ -18,13 +18,14 @@ from accord.errors import LedgerError
 from accord.ledger import judging, lineage, queue, store
 from accord.ledger import verify as verification
 from accord.ledger.database import Database, open_database, utc_now
-from accord.ledger.judging import Answer
+from accord.ledger.judging import Answer, Said
 from accord.ledger.lineage import Release
 from accord.ledger.queue import Assignment
 from accord.ledger.verify import VerifyReport
 from accord.records import Completion, Group, Judgement, Preference, Prompt, Question, RaterKind
 
 LEASE_SECONDS = 900.0
+Kind = Literal["pair", "ranking"]
 
 
 class Ledger:
@@ -112,16 +113,22 @@ class Ledger:
     # Asking and answering
 
     def ask(self, questions: Iterable[Question]) -> list[str]:
-        """Put pairs to raters; the item ids, in the order of the questions. Stores their groups too.
+        """Put pairs and rankings to raters; the item ids, in the order of the questions. Stores their groups.
 
-        Asking the same pair again, in either order, gives the same item with its first slots and reason;
+        Asking about the same answers again, in any order, gives the same item with its first slots and reason;
         a larger overlap reopens it for more answers.
         """
         with self._database.writing() as connection:
             return queue.ask(connection, list(questions), utc_now())
 
     def lease(
-        self, rater: str, guideline: str, *, seconds: float = LEASE_SECONDS, seed: int | None = None
+        self,
+        rater: str,
+        guideline: str,
+        *,
+        seconds: float = LEASE_SECONDS,
+        seed: int | None = None,
+        kind: Kind = "pair",
     ) -> Assignment | None:
         """The next item for this rater (pseudonym or id), held for `seconds`; None when there is none.
 
@@ -130,19 +137,22 @@ class Ledger:
         """
         with self._database.writing() as connection:
             who = queue.find_rater(connection, rater)
-            found = queue.lease(connection, who, guideline, utc_now(), limit=1, seconds=seconds, seed=seed)
+            found = queue.lease(
+                connection, who, guideline, utc_now(), limit=1, seconds=seconds, seed=seed, kind=kind
+            )
         return found[0] if found else None
 
     def submit(
         self,
         assignment_id: str,
-        displayed_strength: int,
+        displayed: Said,
         *,
         seconds: float,
         idempotency_key: str | None = None,
     ) -> Judgement:
         """Answer an assignment: from 3 (the left answer is much better) over 0 (tie) to -3 (the right).
 
+        A ranking is answered by each displayed answer's place: 1 for the best, equal numbers for ties.
         `seconds` is the rater's active time. Repeating a call with its `idempotency_key` returns the
         judgement it made. An answer that comes after its lease ran out counts while its place is free.
         """
@@ -150,7 +160,7 @@ class Ledger:
             return judging.submit(
                 connection,
                 assignment_id,
-                displayed_strength,
+                displayed,
                 seconds=seconds,
                 idempotency_key=idempotency_key,
                 now=utc_now(),
@@ -160,15 +170,16 @@ class Ledger:
         self,
         rater: str,
         guideline: str,
-        answer: Callable[[Assignment], tuple[int, float]],
+        answer: Callable[[Assignment], tuple[Said, float]],
         *,
         limit: int | None = None,
         seed: int | None = None,
         chunk: int = 256,
+        kind: Kind = "pair",
     ) -> list[Judgement]:
         """Let one rater answer open items, at most `limit`, through the same rules as lease and submit.
 
-        `answer` returns the displayed strength and the seconds it took. It runs inside a transaction of up
+        `answer` returns the displayed strength (of a ranking, the ranks) and the seconds it took. It runs inside a transaction of up
         to `chunk` items, so others wait for it: for a slow judge choose a small chunk, or lease and submit.
         When it raises, its chunk leaves no trace and earlier chunks stay.
         """
@@ -179,11 +190,18 @@ class Ledger:
                 now = utc_now()
                 who = queue.find_rater(connection, rater)
                 leased = queue.lease(
-                    connection, who, guideline, now, limit=size, seconds=LEASE_SECONDS, seed=seed
+                    connection,
+                    who,
+                    guideline,
+                    now,
+                    limit=size,
+                    seconds=LEASE_SECONDS,
+                    seed=seed,
+                    kind=kind,
                 )
                 answers = [Answer(seen, who, *answer(seen)) for seen in leased]
                 for given in answers:
-                    judging.check_answer(given.strength, given.seconds)
+                    judging.check_answer(given.said, given.seconds, len(given.assignment.shown))
                 judgements += judging.record(connection, answers, now)
             if len(leased) < size:
                 break
@@ -194,12 +212,10 @@ class Ledger:
         with self._database.writing() as connection:
             queue.skip(connection, assignment_id, reason, utc_now())
 
-    def revise(self, judgement_id: str, displayed_strength: int, *, seconds: float) -> Judgement:
+    def revise(self, judgement_id: str, displayed: Said, *, seconds: float) -> Judgement:
         """Change an answer: a new revision that supersedes the newest one, sides as they were shown."""
         with self._database.writing() as connection:
-            return judging.revise(
-                connection, judgement_id, displayed_strength, seconds=seconds, now=utc_now()
-            )
+            return judging.revise(connection, judgement_id, displayed, seconds=seconds, now=utc_now())
 
     # Reading
 
@@ -243,7 +259,10 @@ class Ledger:
             return lineage.release_judgements(connection, name)
 
     def preferences(self, name: str) -> list[Preference]:
-        """One preference per judgement of a release: margin 0 to 3, provenance the judgement's id."""
+        """One preference per judgement of a release: margin 0 to 3, provenance the judgement's id.
+
+        A ranking of k gives its k(k-1)/2 pairs, of margin 0 and weight 1/(k-1).
+        """
         with self._database.reading() as connection:
             return lineage.release_preferences(connection, name)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from accord.errors import LedgerError
-from accord.ledger import audit, judging, schema
+from accord.ledger import audit, judging, rankings, schema
 from accord.ledger.judging import read_judgements
 from accord.ledger.store import chunks, read_completions, read_prompts
 from accord.records import Judgement, Preference, content_hash
@@ -110,22 +110,25 @@ def release_preferences(connection: Connection, name: str) -> list[Preference]:
 
 
 def to_preferences(connection: Connection, judgements: Sequence[Judgement]) -> list[Preference]:
+    """One for each of `rankings.comparisons`, in their order."""
     prompts = read_prompts(connection, (judged.prompt_id for judged in judgements))
     completions = read_completions(connection, (c for judged in judgements for c in judged.completion_ids))
     rows = []
     for judged in judgements:
-        first, second = (completions[c].text for c in judged.completion_ids)
-        chosen, rejected = (first, second) if judged.strength >= 0 else (second, first)
-        rows.append(
-            Preference(
-                prompt=prompts[judged.prompt_id],
-                chosen=chosen,
-                rejected=rejected,
-                margin=float(abs(judged.strength)),
-                tie=judged.strength == 0,
-                provenance=(judged.id,),
+        for pair in rankings.comparisons(judged):
+            first, second = (completions[c].text for c in pair.completion_ids)
+            chosen, rejected = (first, second) if pair.strength >= 0 else (second, first)
+            rows.append(
+                Preference(
+                    prompt=prompts[judged.prompt_id],
+                    chosen=chosen,
+                    rejected=rejected,
+                    margin=0.0 if judged.ranks else float(abs(pair.strength)),
+                    weight=rankings.pair_weight(len(judged.ranks)) if judged.ranks else 1.0,
+                    tie=pair.strength == 0,
+                    provenance=(judged.id,),
+                )
             )
-        )
     return rows
 
 

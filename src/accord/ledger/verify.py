@@ -36,6 +36,7 @@ def verify(connection: Connection) -> VerifyReport:
         _assignments,
         _items,
         _statuses,
+        _preferences,
         _releases,
     )
     problems: list[str] = []
@@ -199,6 +200,21 @@ def _items(connection: Connection) -> Iterator[str]:
             yield f"item {row.id} has {live} answers given or under way, and wants {row.target_overlap}"
         if (row.state == "done") != (submitted >= row.target_overlap):
             yield f"item {row.id} is {row.state} with {submitted} of {row.target_overlap} answers"
+
+
+def _preferences(connection: Connection) -> Iterator[str]:
+    """Of k answers, every two are compared once."""
+    said, slot = schema.preference.c, schema.presentation.c
+    shown = select(slot.assignment_id, func.count().label("k")).group_by(slot.assignment_id).subquery()
+    rows = (
+        select(schema.judgement.c.id, shown.c.k, func.count(said.slot_hi).label("n"))
+        .select_from(schema.judgement.join(shown, shown.c.assignment_id == schema.judgement.c.assignment_id))
+        .outerjoin(schema.preference, said.judgement_id == schema.judgement.c.id)
+        .group_by(schema.judgement.c.id, shown.c.k)
+    )
+    for row in connection.execute(rows):
+        if row.n != row.k * (row.k - 1) // 2:
+            yield f"judgement {row.id}: {row.n} preferences are on record for {row.k} answers"
 
 
 def _statuses(connection: Connection) -> Iterator[str]:

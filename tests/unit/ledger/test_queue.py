@@ -43,7 +43,7 @@ def test_a_larger_overlap_reopens_an_item_and_a_smaller_one_changes_nothing(
 def test_questions_that_make_no_sense_are_refused(ledger: Ledger) -> None:
     prompt = Prompt.of("hello")
     for texts in ((), ("a",), ("a", "b", "c")):
-        with pytest.raises(LedgerError, match=f"with {len(texts)} completions; only pairs"):
+        with pytest.raises(LedgerError, match=f"with {len(texts)} completions; a pair has two"):
             ledger.ask([Question(Group.of(prompt, *texts), "random")])
     twice = Group(prompt, Group.of(prompt, "a").completions * 2)
     with pytest.raises(LedgerError, match="two different completions"):
