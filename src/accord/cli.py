@@ -403,12 +403,31 @@ def serve(
         bool, typer.Option("--admin-link", help="print a link that makes another administrator")
     ] = False,
     runs: Annotated[Path | None, typer.Option(help="folder whose runs of the loop are shown live")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="a model's folder: raters may talk with it; repeat for several")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="of the policies' answers")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer of a policy, in tokens")] = 256,
 ) -> None:
     """Serve the annotation app, in which people judge."""
+    from accord.records import Sampling
+    from accord.web.policies import Policies, check_models
     from accord.web.server import serve as run
 
+    check_models(policy or [])
+    drawn = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    policies = Policies(policy, drawn) if policy else None
     say = partial(print, flush=True)  # whoever waits for the link may read it through a pipe
-    run(db, host=host, port=port, public_url=public_url, admin_link=admin_link, say=say, runs=runs)
+    run(
+        db,
+        host=host,
+        port=port,
+        public_url=public_url,
+        admin_link=admin_link,
+        say=say,
+        runs=runs,
+        policies=policies,
+    )
 
 
 Ledgers = Annotated[str, typer.Option(help="ledger file or URL")]

@@ -26,6 +26,8 @@ from accord.ledger.team_schema import (
 from accord.records import Question
 
 NAME_LENGTH = 200
+REPEAT_AFTER = 20  # questions that a rater answers before one of them may come again
+ROUNDED_TO = 5  # the number of questions left, where some may be checks
 MOST_OVERLAP = 100
 
 
@@ -35,6 +37,17 @@ class Guideline:
     id: str
     text: str
     created_at: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Which share of a rater's questions are checks on her; see checks.py."""
+
+    gold: float = 0.0
+    repeat: float = 0.0
+
+
+NO_CHECKS = Rates()
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,17 @@ class Project:
     guideline_n: int
     created_at: str
 
+    @property
+    def rates(self) -> Rates:
+        return Rates(**self.form.get("checks", {}))
+
 
 @dataclass(frozen=True)
 class Progress:
-    """One rater's: `left` counts open questions that she has not seen or holds."""
+    """One rater's: `left` counts open questions that she has not seen or holds.
+
+    Where checks may come it is rounded up, or a count that stays the same would tell which were checks.
+    """
 
     answered: int
     skipped: int
@@ -223,12 +243,29 @@ def gold_answers(connection: Connection, project_id: str) -> dict[str, int]:
 # How far
 
 
-def progress(connection: Connection, project_id: str, annotator_id: str) -> Progress:
-    rows = connection.execute(prepared.MINE, {"rater": annotator_id, "project": project_id}).all()
+def progress(
+    connection: Connection, project_id: str, annotator_id: str, rates: Rates = NO_CHECKS
+) -> Progress:
+    mine, items = prepared.MINE, prepared.OPEN_ITEMS
+    if rates.gold:  # then no gold question is asked as an ordinary one
+        mine, items = prepared.MINE_NOT_GOLD, prepared.OPEN_ITEMS_NOT_GOLD
+    rows = connection.execute(mine, {"rater": annotator_id, "project": project_id}).all()
     done = {state: sum(r.n for r in rows if r.state == state) for state in ("submitted", "skipped")}
-    seen = sum(r.n for r in rows if r.item_state == "open" and r.state != "leased")
-    left = connection.execute(prepared.OPEN_ITEMS, {"project": project_id}).scalar_one() - seen
+    votes = [r for r in rows if r.purpose == "judge"]
+    seen = sum(r.n for r in votes if r.item_state == "open" and r.state != "leased")
+    left = connection.execute(items, {"project": project_id}).scalar_one() - seen
+    if _may_be_checked(connection, project_id, rates, done["submitted"]):
+        left = -(-left // ROUNDED_TO) * ROUNDED_TO
     return Progress(done["submitted"], done["skipped"], left)
+
+
+def _may_be_checked(connection: Connection, project_id: str, rates: Rates, answered: int) -> bool:
+    if rates.repeat and answered >= REPEAT_AFTER:
+        return True
+    return (
+        bool(rates.gold)
+        and connection.execute(prepared.HAS_GOLD, {"project": project_id}).scalar() is not None
+    )
 
 
 def counts(connection: Connection, project_id: str) -> dict[str, int]:

@@ -17,7 +17,17 @@ from accord import __version__
 from accord.errors import DataError, LedgerError
 from accord.ledger import accounts
 from accord.ledger.database import utc_now
-from accord.web import api_account, api_manager, api_people, api_rater, live, openapi, pages, withdrawing
+from accord.web import (
+    api_account,
+    api_manager,
+    api_people,
+    api_rater,
+    api_talks,
+    live,
+    openapi,
+    pages,
+    withdrawing,
+)
 from accord.web.auth import RefusedError, Site
 from accord.web.body import ERRORS
 from accord.web.render import visible
@@ -47,6 +57,8 @@ def make_app(site: Site) -> FastAPI:
     app.state.site = site
     for part in (api_rater, api_manager, api_people, api_account, openapi, live, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
+    for router in (api_talks.api, api_talks.shown):
+        app.include_router(router, responses=ERRORS)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)

@@ -18,6 +18,7 @@ from accord.ledger import Ledger, accounts, projects, tokens
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.ledger.projects import Project
+from accord.web.policies import Policies
 from accord.web.security import Address, bearer, csrf_token, session_or_visit
 from accord.web.throttle import Throttle
 
@@ -41,6 +42,7 @@ class Site:
     ledger: Ledger
     address: Address
     runs: Path | None = None  # the folder whose runs of the loop are shown
+    policies: Policies | None = None  # whom raters may talk with
     hasher: PasswordHasher = field(default_factory=PasswordHasher)
     sign_ins_per_login: Throttle = field(default_factory=lambda: Throttle(5, 900))
     sign_ins_per_address: Throttle = field(default_factory=lambda: Throttle(20, 900))

@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from accord.errors import ConfigError
 from accord.records import Completion, Prompt, Sampling, content_hash
 
 SPEAKER = (sys.executable, "-m", "accord.stages.speak")
@@ -28,7 +30,20 @@ STOPPING_SECONDS = 20.0  # for a model to notice that nobody wants its answer
 MOST_WAITING = 8
 REST_SECONDS = 10.0  # after models could not be loaded
 
+EMBEDDED = ("embedded", "smollm2-135m-instruct")
+
 log = logging.getLogger("accord.web")
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Raises ConfigError for what cannot be a model; whether it is one shows when it is loaded."""
+    for name in models:
+        files = (Path(name).expanduser() / file for file in ("config.json", "adapter_config.json"))
+        if name not in EMBEDDED and not any(file.is_file() for file in files):
+            raise ConfigError(
+                f"--policy {name}: no model's folder: it has neither config.json nor adapter_config.json; "
+                "give the folder that training wrote, or 'embedded'"
+            )
 
 
 class SpeechError(Exception):

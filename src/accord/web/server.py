@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
@@ -13,7 +16,11 @@ from accord.errors import ConfigError
 from accord.ledger import Ledger
 from accord.web.app import make_app, set_up_url
 from accord.web.auth import Site
+from accord.web.policies import Policies
 from accord.web.security import Address
+
+if TYPE_CHECKING:
+    import uvicorn
 
 HERE = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
@@ -63,6 +70,19 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def _server(config: uvicorn.Config, policies: Policies | None) -> uvicorn.Server:
+    """Where it is stopped, whoever waits for a policy is told at once, and the policies' process ends."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if policies is not None:
+                threading.Thread(target=policies.close).start()
+            super().handle_exit(sig, frame)
+
+    return Server(config)
+
+
 def serve(
     db: str,
     *,
@@ -72,6 +92,7 @@ def serve(
     admin_link: bool,
     say: Callable[[str], None],
     runs: Path | None = None,
+    policies: Policies | None = None,
 ) -> None:
     """Run until Ctrl-C. Raises ConfigError for the address, LedgerError for the ledger."""
     import uvicorn
@@ -79,7 +100,7 @@ def serve(
     address = address_for(host, port, public_url)
     base = public_url.rstrip("/") or f"http://{_in_url('127.0.0.1' if host in EVERYWHERE else host)}:{port}"
     with listen(host, port) as listening, Ledger.open(db) as ledger:
-        site = Site(ledger, address, runs=runs)
+        site = Site(ledger, address, runs=runs, policies=policies)
         if link := set_up_url(site, base, again=admin_link):
             say(f"Set up an administrator's account (the link works once, for a day):\n\n  {link}\n")
         if not public_url and host not in HERE:
@@ -95,7 +116,7 @@ def serve(
             timeout_graceful_shutdown=LAST_SECONDS,
         )
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            _server(config, policies).run(sockets=[listening])
         except KeyboardInterrupt:  # how uvicorn says, once everything is done, that Ctrl-C was pressed
             pass
         say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C: then nothing is raised

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 from accord import __version__
 from accord.ledger.accounts import Account, new_token
-from accord.web.auth import Member, csrf_of, session_token, set_cookie
+from accord.web.auth import Member, csrf_of, session_token, set_cookie, site_of
 from accord.web.render import render_text, visible
 from accord.web.security import csrf_token
 
@@ -27,6 +27,12 @@ def _environment() -> Environment:
     made.filters.update(render=render_text, visible=lambda text: visible(str(text)))
     made.globals.update(static=lambda name: f"/static/{name}?v={__version__}", version=__version__)
     return made
+
+
+def _can(request: Request, who: Member) -> list[str]:
+    """What the member may do here; "talk" where there are policies to talk with."""
+    open_to_talk = site_of(request).policies is not None and who.project.form.get("live", False)
+    return [*who.can, *(["talk"] if open_to_talk and "judge" in who.can else [])]
 
 
 def page(
@@ -44,7 +50,7 @@ def page(
     everywhere = {
         "me": {"login": account.login, "admin": account.admin} if account else None,
         "csrf": csrf_token(visit) if visit else csrf_of(request),
-        "can": list(who.can) if who else [],
+        "can": _can(request, who) if who else [],
         "project": who.project if who else None,
         "role": who.role if who else None,
         "page": template.removesuffix(".html"),
