@@ -35,9 +35,15 @@ MUTANTS = [
         "slot sign",
     ),
     Mutant(
-        "feedback/gold.py", "(1 - GOOD) / (1 - GUESSING)", "(1 - GOOD) / GOOD", RATERS, "gold: wrong answers"
+        "feedback/sprt.py", "(1 - GOOD) / (1 - GUESSING)", "(1 - GOOD) / GOOD", RATERS, "gold: wrong answers"
     ),
-    Mutant("feedback/gold.py", "            break\n", "", RATERS, "gold: goes on after the verdict"),
+    Mutant(
+        "feedback/sprt.py",
+        ">= LIMIT:",
+        ">= LIMIT and i == len(correct):",
+        RATERS,
+        "gold: goes on after the verdict",
+    ),
     Mutant(
         "feedback/copying.py", "0.5 + (one * other + 1.64 * se) / 2", "0.5", RATERS, "copying: good raters"
     ),

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, ScalarSelect, bindparam, case, exists, func, literal_column, select, update
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
 
 from accord.ledger.schema import (
     annotator,
@@ -22,6 +36,7 @@ from accord.ledger.schema import (
 from accord.ledger.team_schema import (
     account,
     api_token,
+    gold,
     membership,
     project,
     project_guideline,
@@ -68,7 +83,9 @@ SEEN = exists().where(
 
 OPEN = select(item.c.id).where(item.c.state == "open", FOR_ALL, ~SEEN, places_taken() < item.c.target_overlap)
 
-FREE = OPEN.where(item.c.kind == bindparam("kind")).order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
+FREE = (
+    OPEN.where(item.c.kind == bindparam("kind")).order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
+)
 
 FREE_IN_PROJECT = (
     OPEN.join(project_item)
@@ -93,6 +110,7 @@ HELD = (
         assignment.c.annotator_id == bindparam("rater"),
         assignment.c.state == "leased",
         assignment.c.lease_expires_at > bindparam("now"),
+        assignment.c.purpose != "adjudicate",
         project_item.c.project_id == bindparam("project"),
         FOR_ALL,
     )
@@ -144,7 +162,7 @@ PLACE = (
 )
 
 WHOSE = (
-    select(assignment.c.annotator_id, assignment.c.state, project_item.c.project_id)
+    select(assignment.c.annotator_id, assignment.c.state, assignment.c.purpose, project_item.c.project_id)
     .select_from(assignment.outerjoin(project_item, project_item.c.item_id == assignment.c.item_id))
     .where(assignment.c.id == bindparam("id"))
 )
@@ -173,23 +191,38 @@ LAST_ENTRY = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limi
 
 # How far a rater is
 
-_QUEUED = case((FOR_ALL, item.c.state), else_=literal_column("'elsewhere'"))
+NOT_GOLD = ~exists().where(gold.c.item_id == item.c.id)
 
-MINE = (
-    select(assignment.c.state, _QUEUED.label("item_state"), func.count().label("n"))
-    .select_from(assignment.join(item).join(project_item))
-    .where(
-        assignment.c.annotator_id == bindparam("rater"),
-        assignment.c.state.in_((*LIVE, "skipped")),
-        project_item.c.project_id == bindparam("project"),
+
+def _mine(queued: ColumnElement[bool]) -> Select[Any]:
+    """Her questions by state, by purpose, and by whether the item is open and `queued`."""
+    here = case((queued, item.c.state), else_=literal_column("'elsewhere'")).label("item_state")
+    return (
+        select(assignment.c.state, assignment.c.purpose, here, func.count().label("n"))
+        .select_from(assignment.join(item).join(project_item))
+        .where(
+            assignment.c.annotator_id == bindparam("rater"),
+            assignment.c.state.in_((*LIVE, "skipped")),
+            assignment.c.purpose != "adjudicate",
+            project_item.c.project_id == bindparam("project"),
+        )
+        .group_by(assignment.c.state, assignment.c.purpose, "item_state")
     )
-    .group_by(assignment.c.state, "item_state")
-)
 
-OPEN_ITEMS = (
-    select(func.count())
-    .select_from(item.join(project_item))
-    .where(project_item.c.project_id == bindparam("project"), item.c.state == "open", FOR_ALL)
+
+def _open_items(queued: ColumnElement[bool]) -> Select[Any]:
+    items = select(func.count()).select_from(item.join(project_item))
+    return items.where(project_item.c.project_id == bindparam("project"), item.c.state == "open", queued)
+
+
+MINE, MINE_NOT_GOLD = _mine(FOR_ALL), _mine(FOR_ALL & NOT_GOLD)
+OPEN_ITEMS, OPEN_ITEMS_NOT_GOLD = _open_items(FOR_ALL), _open_items(FOR_ALL & NOT_GOLD)
+
+HAS_GOLD = (
+    select(gold.c.item_id)
+    .join(project_item, project_item.c.item_id == gold.c.item_id)
+    .where(project_item.c.project_id == bindparam("project"))
+    .limit(1)
 )
 
 # Who asks, and where
