@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -115,8 +116,8 @@ def serve(
             date_header=False,
             timeout_graceful_shutdown=LAST_SECONDS,
         )
-        try:
+        with suppress(KeyboardInterrupt):  # how uvicorn says, when all is done, that Ctrl-C was pressed
             _server(config, policies).run(sockets=[listening])
-        except KeyboardInterrupt:  # how uvicorn says, once everything is done, that Ctrl-C was pressed
-            pass
-        say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C: then nothing is raised
+        if policies is not None:
+            policies.close()
+        say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C, and nothing is raised
