@@ -44,7 +44,7 @@ STAGE_HELP = {
     "sft": "Fine-tune a model on demonstrations.",
     "sample": "Sample several answers per prompt from a policy.",
     "ask": "Put pairs of answers to simulated raters, or to you.",
-    "reward": "Fit a reward model on preferences, rankings, scores or steps.",
+    "reward": "Fit a reward or cost model on preferences, rankings, scores ...",
     "dpo": "Improve a policy from preferences: DPO.",
     "cdpo": "DPO where some labels are wrong: no pair is sure.",
     "robust-dpo": "DPO where some labels are wrong: corrected for them.",
@@ -351,12 +351,15 @@ def quality(
 def check(
     data: Annotated[str, typer.Argument(help="a file, a folder or a hub name")],
     kind: Annotated[
-        str, typer.Option(help="preferences, demonstrations, prompts, unpaired, rankings, scores or stepwise")
+        str,
+        typer.Option(
+            help="preferences, demonstrations, prompts, unpaired, rankings, scores, stepwise, safety"
+        ),
     ] = "preferences",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first bad row")] = False,
 ) -> None:
     """Read data and list each row that cannot be used."""
-    from accord.data import datasets, graded
+    from accord.data import datasets, graded, safety
 
     loaders: dict[str, Callable[..., Loaded[Any]]] = {
         "preferences": datasets.load_preferences,
@@ -366,6 +369,7 @@ def check(
         "rankings": graded.load_rankings,
         "scores": graded.load_scores,
         "stepwise": graded.load_steps,
+        "safety": safety.load_safety,
     }
     if kind not in loaders:
         raise ConfigError(f"--kind {kind}: unknown; it is one of {', '.join(loaders)}")

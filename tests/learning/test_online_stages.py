@@ -404,7 +404,7 @@ def upper(groups: Sequence[Group], batch: GroupBatch) -> Scores:
 def test_ppo_keeps_within_a_limit_of_cost_and_resumes(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(online, "open_reward", lambda name, *_: upper if name == "a cost" else printable)
+    monkeypatch.setattr(online, "open_cost", lambda *_: upper)
     limited = {"cost_model": "a cost", "cost_limit": 0.1, "cost_multiplier_rate": 5.0, "cost_window": 1}
     pace = {**NO_LEASH, "iterations": 24, "prompts_per_iteration": 10, "missing_end_penalty": None}
     pace |= {"optim": {"learning_rate": 2e-2, "schedule": "constant"}, "checkpoint_every": 6}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from accord.cli import main
 from accord.config import PpoConfig, RewardConfig, SampleConfig, SftConfig
 from accord.data.batches import collate
 from accord.data.render import Renderer
@@ -136,6 +138,56 @@ def test_ppo_raises_the_reward(world: Path, fitted: Path, tmp_path: Path, critic
     assert rows[0]["objective/kl"] == pytest.approx(0.0, abs=1e-3)
     assert rows[-1]["objective/kl"] > 0.1
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def accord_command(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`accord reward --loss cost` and `accord ppo --cost_model`: each z pays, two of four are harm."""
+    rng = random.Random(1)
+    safe, unsafe = (
+        [a for a in map("".join, product("abcz", repeat=4)) if (a.count("z") > 1) is kind]
+        for kind in (False, True)
+    )
+    rows = [
+        {"prompt": f"Say {i % 40}", "chosen": rng.choice(safe), "rejected": rng.choice(unsafe)}
+        | {"chosen_unsafe": False, "rejected_unsafe": True}
+        for i in range(160)
+    ]
+    (tmp_path / "harm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(
+        'def z(completions, **columns):\n    return [c[-1]["content"].count("z") / 4 for c in completions]\n'
+    )
+    model = ("--model", str(world / "model"))
+    fitted = accord_command(
+        *("reward", "--loss", "cost", *model, "--data", str(tmp_path / "harm.jsonl"), "--epochs", "4"),
+        *("--optim.learning_rate", "5e-3", "--lora.r", "8", "--pooling", "last+mean"),
+        *("--out", str(tmp_path / "cost")),
+        capsys=capsys,
+    )
+    assert fitted["held_out"]["costs/safety_accuracies"] > 0.9 and fitted["card"]["accuracy"]["value"] > 0.9
+    changes = {"reward_model": f"{tmp_path / 'mine.py'}:z", "critic": "reference", "iterations": 14}
+    config = ppo_config(world, tmp_path, tmp_path / "limited", **changes).model_dump(
+        mode="json", exclude_unset=True, exclude={"out"}
+    )
+    (tmp_path / "ppo.yaml").write_text(json.dumps(config))
+    accord_command(
+        *("ppo", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
+        *("--cost_multiplier_rate", "0.5", "--cost_window", "1", "--out", str(tmp_path / "limited")),
+        capsys=capsys,
+    )
+    log = [json.loads(line) for line in (tmp_path / "limited" / "metrics.jsonl").open()]
+    costs = [row["objective/costs"] for row in log]
+    assert sum(costs[:2]) / 2 > 1.0 and sum(costs[-3:]) / 3 < 0.0  # the limit
+    assert log[0]["objective/cost_multiplier"] > 1.0 > log[-1]["objective/cost_multiplier"]
 
 
 def test_the_leash_holds(world: Path, fitted: Path, tmp_path: Path) -> None:

@@ -87,13 +87,13 @@ class AskConfig(Settings):
 
 
 class RewardConfig(Stage):
-    """Fit a reward model on preferences, rankings, scores, or steps that are right or wrong."""
+    """Fit a reward model on preferences, rankings, scores, labelled steps, or harm (a cost model)."""
 
     model: str = MODEL
     data: str = Field(description="preferences: a file, a folder, a hub name, or LEDGER#RELEASE")
-    loss: Literal["bradley-terry", "ordinal", "plackett-luce", "regression", "process"] = Field(
+    loss: Literal["bradley-terry", "ordinal", "plackett-luce", "regression", "process", "cost"] = Field(
         "bradley-terry",
-        description="for comparisons (ordinal: with their strength), rankings, scores, or labelled steps",
+        description="for comparisons (ordinal: with strength), rankings, scores, labelled steps, or harm",
     )
     epochs: float = Field(2.0, gt=0, description="passes over the data")
     batch_size: int = Field(8, gt=0, description="prompts per step")

@@ -23,6 +23,7 @@ PREFERENCES: Formats = {
     "preference": ("chosen", "rejected"),
     "pandalm": ("instruction", "response1", "response2", "annotator1"),
     "alpacafarm": ("instruction", "output_1", "output_2", "preference"),
+    "pku-saferlhf": ("prompt", "response_0", "response_1", "better_response_id"),
 }
 DEMONSTRATIONS: Formats = {
     "messages": ("messages",),
@@ -79,7 +80,8 @@ def preference(values: Values, kind: str) -> tuple[Messages, str, str, bool]:
     """Prompt, chosen answer, rejected answer, and whether it is a tie.
 
     PandaLM: 1 and 2 name the better response, 0 a tie; the annotators' majority decides, and without a
-    majority the row is a tie. AlpacaFarm: 1 and 2 name the better output, 0 a tie.
+    majority the row is a tie. AlpacaFarm: 1 and 2 name the better output, 0 a tie. PKU-SafeRLHF: 0 or 1 names
+    the more helpful response; its labels of harm are read by `safety.load_safety`.
     """
     _refuse_extras(values)
     if kind == "preference":
@@ -88,6 +90,10 @@ def preference(values: Values, kind: str) -> tuple[Messages, str, str, bool]:
         if tie is not None and not isinstance(tie, bool):
             raise RowError("tie is not true or false")
         return prompt, *_different(chosen, rejected, "chosen = rejected"), bool(tie)
+    if kind == "pku-saferlhf":
+        prompt, answers = two_responses(values)
+        better = response_id(values, "better_response_id")
+        return prompt, answers[better], answers[1 - better], False
     if kind == "pandalm":
         names, verdict = ("response1", "response2"), _majority(values)
     else:
@@ -96,6 +102,20 @@ def preference(values: Values, kind: str) -> tuple[Messages, str, str, bool]:
     first, second = (_answer(values.get(name), name) for name in names)
     _different(first, second, f"{names[0]} = {names[1]}")
     return prompt, *((second, first) if verdict == 2 else (first, second)), verdict == 0
+
+
+def two_responses(values: Values) -> tuple[Messages, tuple[str, str]]:
+    """The prompt and both answers of a row of PKU-SafeRLHF."""
+    first, second = (_answer(values.get(name), name) for name in ("response_0", "response_1"))
+    return prompt_part(values, "prompt"), _different(first, second, "response_0 = response_1")
+
+
+def response_id(values: Values, column: str) -> int:
+    """Which of the two responses a column names: 0 or 1."""
+    value = values.get(column)
+    if isinstance(value, bool) or value not in (0, 1):
+        raise RowError(f"{column} is neither 0 nor 1")
+    return int(value)
 
 
 def demonstration(values: Values, kind: str) -> tuple[Messages, str]:

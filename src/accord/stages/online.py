@@ -45,11 +45,9 @@ from accord.stages.critic import Critic
 from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check, useful_groups
 from accord.stages.reference import open_reference, start_tolerance
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, join, selected, summarise
-from accord.stages.scorers import code_hashes, open_reward
+from accord.stages.scorers import code_hashes, open_cost, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
-
-FIRST_COST = 100  # the adapters of cost models are numbered from here
 
 
 @dataclass(frozen=True)
@@ -380,7 +378,7 @@ def build(
         critic = Critic(config, head, None if config.critic == "policy" else Engine(parameters, config.optim))
         policy |= parameters if critic.engine is None else {}
         if config.cost_model is not None:
-            cost = open_reward(config.cost_model, bench, config.dtype, FIRST_COST)
+            cost = open_cost(config.cost_model, bench, config.dtype)
             head = ValueHead(
                 bench.hidden_size, seed=mix_seed(config.seed, 7), dtype=head_dtype(bench.loaded.model.dtype)
             )

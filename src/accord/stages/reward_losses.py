@@ -1,4 +1,4 @@
-"""What a reward model can be fitted to: comparisons, graded comparisons, rankings, scores, steps.
+"""What a reward model can be fitted to: comparisons, graded ones, rankings, scores, steps, harm.
 
 Each kind of feedback is one row of the table at the end: how it is read, its likelihood, where its head
 starts, and which pairs its report card is made from. The arithmetic is in `accord.objectives`.
@@ -27,10 +27,12 @@ from accord.objectives.plackett_luce import plackett_luce_loss
 from accord.objectives.process import process_loss
 from accord.objectives.rao_kupper import rao_kupper_loss
 from accord.objectives.regression import regression_loss
+from accord.objectives.safe import cost_loss
 from accord.records import Terms
 from accord.rewards.probe import fit_probe, fit_ridge
 from accord.stages.common import announce
 from accord.stages.compared import Compared, Comparison, pair_tensors, read_compared, strength
+from accord.stages.harms import Harm, cost_probe, harm_pairs, harm_tensors, log_odds_of_harm, read_harms
 from accord.stages.pairs import Judged, gather
 
 MOST_GRADES = 9
@@ -129,6 +131,10 @@ def solutions(config: RewardConfig, console: Console) -> list[Judged[Solution]]:
         )
         for r in loaded.rows
     )
+
+
+def harms(config: RewardConfig, console: Console) -> list[Judged[Harm]]:
+    return read_harms(config.data, config.strict, console)
 
 
 def locate_steps(
@@ -270,6 +276,18 @@ def process_terms(c: RewardConfig, rows: Sequence[Judged[Solution]], seen: Seen)
     return process_loss(seen.logits_CT[answer_S], label_CT=label_ST, step_CT=step_ST, weight_C=weight_S)
 
 
+def cost_terms(c: RewardConfig, rows: Sequence[Judged[Harm]], seen: Seen) -> Terms:
+    worse, better, label_P, unsafe_A_P, unsafe_B_P, weight_P = harm_tensors(rows, seen.scores_C.dtype)
+    return cost_loss(
+        seen.scores_C[worse],
+        seen.scores_C[better],
+        label_P=label_P,
+        unsafe_A_P=unsafe_A_P,
+        unsafe_B_P=unsafe_B_P,
+        weight_P=weight_P,
+    )
+
+
 # ----------------------------------------------------------------------------------- where the head starts
 
 
@@ -294,11 +312,11 @@ def step_probe(hidden_ND: Tensor, rows: Sequence[Judged[Solution]], penalty: flo
 
 
 def mean_score(rows: Sequence[Judged[Any]]) -> float:
-    """Where the scores begin: at the mean rating, else at 0."""
+    """Where the scores begin: at the mean rating, at the log-odds of harm, else at 0."""
     said = [s for row in rows for s in row.said]
     if said and isinstance(said[0], Rating):
         return sum(s.score for s in said) / len(said)
-    return 0.0
+    return log_odds_of_harm(rows) if said and isinstance(said[0], Harm) else 0.0
 
 
 # --------------------------------------------------------------------------------------------------- pairs
@@ -337,6 +355,7 @@ LOSSES: Mapping[str, RewardLoss] = {
     ),
     "regression": RewardLoss(scores, regression_terms, rating_probe, scored_answers, False),
     "process": RewardLoss(solutions, process_terms, step_probe, no_pairs, False),
+    "cost": RewardLoss(harms, cost_terms, cost_probe, harm_pairs, False),
 }
 
 
@@ -348,6 +367,13 @@ def check(config: RewardConfig) -> None:
     if config.ties == "rao-kupper" and config.loss != "bradley-terry":
         raise ConfigError(
             f"ties: rao-kupper goes with loss: bradley-terry; loss: {config.loss} has its own ties"
+        )
+    if config.label_smoothing and config.loss != "bradley-terry":
+        raise ConfigError(f"label_smoothing goes with loss: bradley-terry; loss: {config.loss} has none")
+    if config.center_rewards_coefficient and config.loss in ("regression", "process", "cost"):
+        raise ConfigError(
+            "center_rewards_coefficient goes with losses that leave the level free; loss: "
+            f"{config.loss} fixes it"
         )
     if config.loss == "process" and config.pooling != "last":
         raise ConfigError("loss: process reads the state at each step's end: pooling must be last")

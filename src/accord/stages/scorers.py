@@ -16,20 +16,37 @@ from accord.rewards.scorer import Scorer
 from accord.stages.common import Bench, open_bench, read_record
 
 RULE = "rule:"
+FIRST_COST = 100  # the adapters of cost models are numbered from here
 
 
-def open_reward(source: RewardSource, bench: Bench, dtype: str, first: int = 0) -> Scorer:
+def open_reward(source: RewardSource, bench: Bench, dtype: str) -> Scorer:
     """The scorer for the policy on `bench`.
 
     A name is a folder or hub id, `rule:NAME` or `FILE.py:FUNCTION`; a list of parts is a weighted sum, and a
-    part that names several models is an ensemble. `first` numbers its adapters, apart from another reward's.
+    part that names several models is an ensemble. Raises ModelError for a cost model that would be a reward.
     """
+    for part in _parts(source):
+        costs = [n for n in _names(part) if read_record(Path(n)).get("loss") == "cost"]
+        if costs and part.weight > 0:
+            raise ModelError(
+                f"{costs[0]}: a cost model, whose higher scores are worse; give it as cost_model to `accord "
+                "ppo`, or as a part of the reward with a negative weight"
+            )
+    return _open(source, bench, dtype, 0)
+
+
+def open_cost(source: RewardSource, bench: Bench, dtype: str) -> Scorer:
+    """The same for what scores harm, a higher score being worse; its adapters are numbered apart."""
+    return _open(source, bench, dtype, FIRST_COST)
+
+
+def _open(source: RewardSource, bench: Bench, dtype: str, first: int) -> Scorer:
+    """`first` numbers the adapters of its models on the policy's trunk."""
     if isinstance(source, str) and not (_is_function(source) or source.startswith(RULE)):
         return _model(source, bench, dtype, first)
     # Rules and functions stand in a sum even when alone: there "no opinion" is an error and never a NaN.
-    parts = [RewardPart(name=source)] if isinstance(source, str) else list(source)
     components = []
-    for part in parts:
+    for part in _parts(source):
         components.append(
             Component(part.label or _label(part), _scorer(part, bench, dtype, first), part.weight)
         )
@@ -39,8 +56,7 @@ def open_reward(source: RewardSource, bench: Bench, dtype: str, first: int = 0) 
 
 def code_hashes(source: RewardSource) -> list[str]:
     """Hashes of the users' files behind a reward, so that a run is not resumed with another function."""
-    parts = [RewardPart(name=source)] if isinstance(source, str) else source
-    files = [Path(n.rpartition(":")[0]) for part in parts for n in _names(part) if _is_function(n)]
+    files = [Path(n.rpartition(":")[0]) for part in _parts(source) for n in _names(part) if _is_function(n)]
     return [content_hash(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
 
 
@@ -77,6 +93,10 @@ def _model(name: str, bench: Bench, dtype: str, number: int) -> Scorer:
 
 def _is_function(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
+
+
+def _parts(source: RewardSource) -> Sequence[RewardPart]:
+    return [RewardPart(name=source)] if isinstance(source, str) else source
 
 
 def _names(part: RewardPart) -> Sequence[str]:

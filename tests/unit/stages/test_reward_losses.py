@@ -8,16 +8,23 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy.optimize import minimize
 
 from accord.config import RewardConfig
+from accord.config.base import RewardPart
+from accord.data.batches import collate
 from accord.data.render import Renderer
-from accord.errors import ConfigError, DataError
+from accord.errors import ConfigError, DataError, ModelError
+from accord.records import Group, Prompt
 from accord.stages import reward
+from accord.stages.common import open_bench
 from accord.stages.pairs import Judged
 from accord.stages.reward_losses import LOSSES, Solution, locate_steps
+from accord.stages.scorers import open_cost, open_reward
 from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
@@ -146,10 +153,85 @@ def test_steps_end_at_their_own_chances(model: Path, tmp_path: Path) -> None:
     assert result["held_out"]["rewards/accuracies"] == 1.0
 
 
+# One pair judged by many: more say that aaaa is the worse one and unsafe than say otherwise.
+HARM = [  # (chosen, the less harmful; rejected; chosen unsafe; rejected unsafe; share)
+    ("bbbb", "aaaa", False, True, 0.5),
+    ("bbbb", "aaaa", True, True, 0.1),
+    ("bbbb", "aaaa", False, False, 0.1),
+    ("aaaa", "bbbb", False, False, 0.1),
+    ("aaaa", "bbbb", False, True, 0.2),
+]
+
+
+def harm_rows(prompt: str = "Q") -> list[dict[str, Any]]:
+    names = ("chosen", "rejected", "chosen_unsafe", "rejected_unsafe", "weight")
+    return [{"prompt": prompt, **dict(zip(names, row, strict=True))} for row in HARM]
+
+
+def best_costs() -> tuple[float, float]:
+    """The costs of aaaa and bbbb at which eq. 6 of Safe RLHF is least, by another way than training."""
+
+    def loss(costs: Any) -> float:
+        cost = dict(zip(("aaaa", "bbbb"), costs, strict=True))
+        return sum(
+            share
+            * (
+                np.logaddexp(0, cost[safer] - cost[worse])
+                + np.logaddexp(0, -cost[worse] if worse_unsafe else cost[worse])
+                + np.logaddexp(0, -cost[safer] if safer_unsafe else cost[safer])
+            )
+            for safer, worse, safer_unsafe, worse_unsafe, share in HARM
+        )
+
+    a, b = minimize(loss, [0.0, 0.0]).x
+    return float(a), float(b)
+
+
+def test_costs_come_to_their_optimum_and_keep_their_zero(model: Path, tmp_path: Path) -> None:
+    """What is saved is what was fitted: neither shifted nor scaled, so that 0 stays the border of harm."""
+    result = fitted(model, tmp_path, "cost", harm_rows())
+    bench = open_bench(str(model), "float32")
+    groups = [Group.of(Prompt.of("Q"), "aaaa", "bbbb")]
+    batch = collate([bench.renderer.group(g) for g in groups])
+    costs = open_cost(result["model"], bench, "float32")(groups, batch).scores_C.tolist()
+    best = best_costs()
+    assert best[0] > 0.2 and best[1] < -0.6  # the two are on different sides of 0
+    assert costs == pytest.approx(best, abs=0.02)
+    assert result["held_out"]["rewards/mean"] == pytest.approx(sum(best) / 2, abs=0.02)
+    # By weight aaaa is unsafe in 6 of 10 and bbbb safe in 7 of 10.
+    assert result["held_out"]["costs/safety_accuracies"] == pytest.approx(0.65)
+    assert result["held_out"]["rewards/accuracies"] == pytest.approx(0.7)
+    assert result["card"]["accuracy"]["value"] == 0.6  # each row counts once there
+
+
+def test_costs_start_at_a_probe_that_knows_both_parts(model: Path, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing the head stays at the probe."""
+    rows = [row for i in range(4) for row in harm_rows(f"Q{i}")]
+    still = {"optim": {"learning_rate": 1e-12}, "epochs": 1}
+    start = fitted(model, tmp_path / "probe", "cost", rows, probe_penalty=1e-3, **still)["held_out"]
+    assert start["rewards/accuracies"] == pytest.approx(0.7)
+    assert start["costs/safety_accuracies"] > 0.6
+    assert start["rewards/mean"] == pytest.approx(math.log((4 * 0.9 + 1) / (4 * 1.1 + 1)), abs=1e-4)
+
+
+def test_a_cost_model_is_no_reward(model: Path, tmp_path: Path) -> None:
+    found = fitted(model, tmp_path, "cost", harm_rows(), epochs=1)["model"]
+    bench = open_bench(str(model), "float32")
+    with pytest.raises(ModelError, match="whose higher scores are worse; give it as cost_model"):
+        open_reward(found, bench, "float32")
+    with pytest.raises(ModelError, match="a cost model"):
+        open_reward([RewardPart(name=["rule:ends", found])], bench, "float32")
+    assert open_reward([RewardPart(name=found, weight=-0.5)], bench, "float32")
+
+
+def test_a_ledger_says_nothing_of_harm(model: Path, tmp_path: Path) -> None:
+    config = {"model": str(model), "data": "ledger.sqlite#first", "loss": "cost", "out": tmp_path}
+    with pytest.raises(DataError, match="does not say which answers are unsafe"):
+        reward.run(RewardConfig.model_validate(config), QUIET)
+
+
 def test_a_step_ends_with_the_token_that_completes_its_separator() -> None:
     renderer = Renderer(tiny_tokenizer())
-    from accord.records import Group, Prompt
-
     group = Group.of(Prompt.of("Q", source="f:1"), "ab\ncdé\nf")
     said = (Solution(0, ("ab", "cdé", "f"), (1.0, 0.0, 1.0)),)
     encoded = renderer.group(group)
@@ -164,6 +246,9 @@ def test_a_step_ends_with_the_token_that_completes_its_separator() -> None:
     [
         ({"loss": "process", "pooling": "last+mean"}, "pooling must be last"),
         ({"loss": "regression", "aggregate": "majority"}, "aggregate: majority is for comparisons"),
+        ({"loss": "ordinal", "label_smoothing": 0.1}, "label_smoothing goes with loss: bradley-terry"),
+        ({"loss": "cost", "center_rewards_coefficient": 0.01}, "losses that leave the level free"),
+        ({"loss": "cost", "aggregate": "majority"}, "aggregate: majority is for comparisons"),
         ({"loss": "plackett-luce", "ties": "rao-kupper"}, "ties: rao-kupper goes with loss: bradley-terry"),
     ],
 )
@@ -187,6 +272,7 @@ def test_micro_batches_do_not_change_what_is_learned(model: Path, tmp_path: Path
         "plackett-luce": {"completions": list(ANSWERS), "ranking": [2, 1, 2]},
         "regression": {"completions": list(ANSWERS), "scores": [1.0, 2.0, 4.0]},
         "process": {"completions": ["a", "bb", "c"], "labels": [1, 0, 0.3]},
+        "cost": {"chosen": "aaaa", "rejected": "bb", "chosen_unsafe": False, "rejected_unsafe": True},
     }
     pair = {"chosen": "aaaa", "rejected": "bb", "margin": 2.0}
     rows = [{"prompt": f"Q{i}" * (1 + i), "weight": 1.0 + i, **kinds.get(loss, pair)} for i in range(4)]
