@@ -53,6 +53,7 @@ Label = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w][\w -]*
 class FormBody(Body):
     flags: list[Label] = Field([], max_length=20)
     attributes: list[Label] = Field([], max_length=20)
+    live: bool = False
     comment: bool = True
     edit: bool = True
     both_bad: bool = True

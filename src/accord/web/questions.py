@@ -20,6 +20,7 @@ ATTRIBUTES = ("helpful", "honest", "harmless")
 DEFAULT_FORM = {
     "flags": list(FLAGS),
     "attributes": [],
+    "live": False,  # talks with policies, where the server has some
     "comment": True,
     "edit": True,
     "both_bad": True,

@@ -120,4 +120,4 @@ def serve(
             _server(config, policies).run(sockets=[listening])
         if policies is not None:
             policies.close()
-        say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C, and nothing is raised
+        say("Accord stopped")  # also where the shell told its children to ignore Ctrl-C
