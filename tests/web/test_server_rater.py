@@ -198,6 +198,7 @@ def test_undo_shows_the_answer_again_and_stores_a_revision(
         "ratings": {"helpful": [4, None]},
         "comment": "hm",
         "edit": {"position": 1, "text": "better"},
+        "spans": [{"position": 0, "quote": "Mine", "occurrence": 0, "label": "good", "note": "so"}],
     }
     first = answer(rater, question, 2, **more).json()
     shown = rater.post(undo, {}).json()["question"]

@@ -19,7 +19,8 @@ from accord.errors import LedgerError
 from accord.ledger import audit, judging, lineage
 from accord.ledger.judging import Said
 from accord.ledger.schema import assignment, judgement, release, release_row
-from accord.ledger.store import chunks
+from accord.ledger.spans import SPAN, Span, check_spans, check_within, read_key
+from accord.ledger.store import chunks, read_completions
 from accord.ledger.team_schema import WHOLE, account, answer, api_token, session, withdrawal
 from accord.records import Judgement
 
@@ -37,6 +38,7 @@ class Beside:
     ratings: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     comment: str = ""
     edit: tuple[int, str] | None = None  # the answer at a position as the rater would have it
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def to_parts(said: Beside, shown: Sequence[int]) -> list[Part]:
     if said.edit is not None:
         position, body = said.edit
         parts.append(Part("edit", shown[position], body=body))
-    return parts
+    return parts + [Part(span.key, shown[span.position], body=span.note or None) for span in said.spans]
 
 
 def from_parts(parts: Iterable[Part], shown: Sequence[int]) -> Beside:
@@ -70,6 +72,7 @@ def from_parts(parts: Iterable[Part], shown: Sequence[int]) -> Beside:
     flags: list[list[str]] = [[] for _ in shown]
     ratings: dict[str, list[int | None]] = {}
     both_bad, comment, edit = False, "", None
+    spans: list[Span] = []
     for part in parts:
         if part.key.startswith(FLAG):
             flags[position[part.slot]].append(part.key.removeprefix(FLAG))
@@ -83,8 +86,11 @@ def from_parts(parts: Iterable[Part], shown: Sequence[int]) -> Beside:
             edit = (position[part.slot], part.body)
         elif part.key == "both_bad":
             both_bad = True
+        elif part.key.startswith(SPAN):
+            spans.append(read_key(position[part.slot], part.key, part.body or ""))
+    spans.sort(key=lambda span: (span.position, span.start, span.end))
     frozen = {name: tuple(rated) for name, rated in ratings.items()}
-    return Beside(both_bad, tuple(tuple(sorted(f)) for f in flags), frozen, comment, edit)
+    return Beside(both_bad, tuple(tuple(sorted(f)) for f in flags), frozen, comment, edit, tuple(spans))
 
 
 def check(said: Beside, answered: Said) -> None:
@@ -99,6 +105,7 @@ def check(said: Beside, answered: Said) -> None:
             raise LedgerError(f"ratings of {attribute!r} are {slots} whole numbers from 1 to 5, or empty")
     if said.edit is not None and (said.edit[0] not in range(slots) or not said.edit[1].strip()):
         raise LedgerError("a rewritten answer needs the displayed position of the answer, and a text")
+    check_spans(said.spans, slots)
 
 
 def record(
@@ -128,6 +135,9 @@ def record(
         judged = judging.revise(
             connection, revises, answered, seconds=seconds, idempotency_key=idempotency_key, now=now
         )
+    if said.spans:
+        texts = read_completions(connection, judged.completion_ids)
+        check_within(said.spans, [texts[judged.completion_ids[slot]].text for slot in judged.shown])
     _store(connection, judged, to_parts(said, judged.shown), now)
     return judged
 

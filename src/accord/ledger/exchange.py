@@ -33,6 +33,8 @@ CSV_COLUMNS = (
     "both_bad",
     "flags_0",
     "flags_1",
+    "spans_0",
+    "spans_1",
     "comment",
     "seconds",
     "shown_left",
@@ -141,6 +143,7 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
             "both_bad": any(part.key == "both_bad" for part in parts),
             "flags": [_named(parts, FLAG, slot) for slot in range(len(judged.completion_ids))],
             "ratings": _ratings(parts, len(judged.completion_ids)),
+            "spans": _spans(parts, [completions[c].text for c in judged.completion_ids]),
             "comment": next((p.body or "" for p in parts if p.key == "comment" and p.slot == WHOLE), ""),
             "seconds": judged.seconds,
             "shown": list(judged.shown),
@@ -163,6 +166,27 @@ def _ratings(parts: Sequence[Part], slots: int) -> dict[str, list[int | None]]:
     return rated
 
 
+def _spans(parts: Sequence[Part], texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Marked passages by slot, in code points of the answer's text."""
+    spans = answers.from_parts(parts, range(len(texts))).spans
+    return [
+        [
+            {**places, "quote": text[span.start : span.end], "label": span.label, "note": span.note}
+            for span in spans
+            if span.position == slot
+            for places in [{"start": span.start, "end": span.end}]
+        ]
+        for slot, text in enumerate(texts)
+    ]
+
+
+def _span_lines(spans: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"{s['label']} {s['start']}-{s['end']}: {s['quote']}" + (f" ({s['note']})" if s["note"] else "")
+        for s in spans
+    )
+
+
 def judgement_csv(connection: Connection, project_id: str) -> Iterator[str]:
     """The same as lines of CSV, for spreadsheets: no text in it can run as a formula."""
     yield csv_line(CSV_COLUMNS)
@@ -175,6 +199,8 @@ def judgement_csv(connection: Connection, project_id: str) -> Iterator[str]:
             "answer_1": row["answers"][1],
             "flags_0": " ".join(row["flags"][0]),
             "flags_1": " ".join(row["flags"][1]),
+            "spans_0": _span_lines(row["spans"][0]),
+            "spans_1": _span_lines(row["spans"][1]),
             "shown_left": row["shown"][0],
         }
         yield csv_line([flat[name] for name in CSV_COLUMNS])

@@ -58,6 +58,7 @@ class FormBody(Body):
     edit: bool = True
     both_bad: bool = True
     cannot_judge: bool = True
+    spans: bool = False
 
 
 class ProjectBody(Body):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -10,19 +11,24 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from accord.errors import LedgerError
-from accord.ledger import answers, projects, queue
+from accord.feedback.sprt import is_decided
+from accord.ledger import adjudication, answers, checks, projects, queue
 from accord.ledger.accounts import Account
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
+from accord.ledger.prepared import QUEUED, SETTLES
 from accord.ledger.projects import Project
 from accord.ledger.queue import later
+from accord.ledger.spans import MOST_SPANS
 from accord.web.auth import Member, RefusedError, Site, caller, member_in, needs, not_found, site_of
 from accord.web.body import Body
+from accord.web.marking import SpanBody, located
 from accord.web.questions import answered_question, shown_question
 
 router = APIRouter(prefix="/api/v1", tags=["judging"])
 
 LEASE_SECONDS = 900.0
+LEASE = partial(checks.lease, decided=is_decided)
 LONGEST_TEXT = 100_000
 SKIP_REASONS = Literal["cannot-judge", "unclear", "language", "disturbing", "other"]
 
@@ -50,6 +56,7 @@ class JudgementBody(Body):
     ratings: dict[Name, list[int | None]] = Field({}, max_length=20)
     comment: str = Field("", max_length=LONGEST_TEXT)
     edit: EditBody | None = None
+    spans: list[SpanBody] = Field([], max_length=MOST_SPANS)
 
     def beside(self) -> Beside:
         return Beside(
@@ -69,35 +76,32 @@ class UndoBody(Body):
     before: str | None = Field(None, max_length=64)
 
 
-def progress_of(connection: Connection, project_id: str, account: Account) -> dict[str, int]:
-    return asdict(projects.progress(connection, project_id, account.annotator_id))
+def progress_of(
+    connection: Connection, project: Project, account: Account, *, settling: bool = False
+) -> dict[str, int]:
+    if settling:
+        return asdict(adjudication.progress(connection, project, account.annotator_id))
+    return asdict(projects.progress(connection, project.id, account.annotator_id, project.rates))
 
 
-def lease_questions(site: Site, who: Member, want: int) -> dict[str, Any]:
-    """The questions that this rater holds, and new ones up to `want`."""
+def lease_questions(site: Site, who: Member, want: int, *, settling: bool = False) -> dict[str, Any]:
+    """The questions that this rater holds, and new ones up to `want`; with `settling` to adjudicate."""
     project, account = who.project, who.account
     if project.state == "paused":
         raise RefusedError(409, "paused", "this project is paused; come back later")
     with site.ledger.writing() as connection:
         now = utc_now()
         rater = queue.find_rater(connection, account.annotator_id)
-        found = queue.held(connection, rater, project.id, now, seconds=LEASE_SECONDS)
+        purposes = SETTLES if settling else QUEUED
+        found = queue.held(connection, rater, project.id, now, seconds=LEASE_SECONDS, purposes=purposes)
         if (missing := want - len(found)) > 0:
-            found += queue.lease(
-                connection,
-                rater,
-                project.guideline_id,
-                now,
-                limit=missing,
-                seconds=LEASE_SECONDS,
-                seed=None,
-                project=project.id,
-            )
+            new = adjudication.lease if settling else LEASE
+            found += new(connection, rater, project, now, limit=missing, seconds=LEASE_SECONDS, seed=None)
         expires_at = later(now, LEASE_SECONDS)
     with site.ledger.reading() as connection:  # rendering takes time, and others want to write
         return {
             "questions": [shown_question(connection, each, project, expires_at=expires_at) for each in found],
-            "progress": progress_of(connection, project.id, account),
+            "progress": progress_of(connection, project, account, settling=settling),
         }
 
 
@@ -107,21 +111,26 @@ def lease(request: Request, who: Judge, body: LeaseBody) -> dict[str, Any]:
     return lease_questions(site_of(request), who, body.want)
 
 
-def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[str, Project]:
-    """The state and the project of an assignment of this rater. Raises RefusedError."""
+def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[str, bool, Project]:
+    """The state of an assignment of this rater, whether it settles, and its project. Raises RefusedError."""
     with site.ledger.reading() as connection:
-        annotator_id, state, project_id = queue.whose(connection, assignment_id) or ("", "", None)
-        if annotator_id != account.annotator_id or project_id is None:
+        found = queue.whose(connection, assignment_id)
+        if found is None or found[0] != account.annotator_id or found[3] is None:
             raise not_found("this question")
-        return state, member_in(connection, account, project_id, "judge").project
+        _, state, purpose, project_id = found
+        permission = "adjudicate" if purpose in SETTLES else "judge"
+        return state, purpose in SETTLES, member_in(connection, account, project_id, permission).project
 
 
 @router.post("/assignments/{assignment_id}/judgement")
 def judge(request: Request, account: Rater, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
     """Answer a question, in displayed positions; the same `key` again gives the same reply."""
     site = site_of(request)
-    _, project = my_assignment(site, account, assignment_id)
+    _, settling, project = my_assignment(site, account, assignment_id)
     said = body.beside()
+    if body.spans:
+        with site.ledger.reading() as connection:
+            said = replace(said, spans=located(connection, assignment_id, body.spans))
     _check_form(said, body.strength, project)
     with site.ledger.writing() as connection:
         judged = answers.record(
@@ -134,7 +143,7 @@ def judge(request: Request, account: Rater, assignment_id: str, body: JudgementB
             revises=body.revises,
             now=utc_now(),
         )
-        progress = progress_of(connection, project.id, account)
+        progress = progress_of(connection, project, account, settling=settling)
     return {"judgement": judged.id, "revision": judged.revision, "progress": progress}
 
 
@@ -150,7 +159,8 @@ def _check_form(said: Beside, strength: int, project: Project) -> None:
         raise RefusedError(422, "invalid", f"this project does not ask for the flag {min(unknown)!r}")
     if unknown := set(said.ratings) - set(asked_ratings):
         raise RefusedError(422, "invalid", f"this project does not ask for ratings of {min(unknown)!r}")
-    for name, given in (("comment", said.comment), ("edit", said.edit), ("both_bad", said.both_bad)):
+    beside = {"comment": said.comment, "edit": said.edit, "both_bad": said.both_bad, "spans": said.spans}
+    for name, given in beside.items():
         if given and not project.form.get(name, False):
             raise RefusedError(422, "invalid", f"this project does not ask for {name!r}")
 
@@ -159,20 +169,25 @@ def _check_form(said: Beside, strength: int, project: Project) -> None:
 def skip(request: Request, account: Rater, assignment_id: str, body: SkipBody) -> dict[str, Any]:
     """Give a question back; its place goes to somebody else. Repeating it is harmless."""
     site = site_of(request)
-    state, project = my_assignment(site, account, assignment_id)
+    state, settling, project = my_assignment(site, account, assignment_id)
     with site.ledger.writing() as connection:
         if state != "skipped":
             queue.skip(connection, assignment_id, body.reason, utc_now())
-        progress = progress_of(connection, project.id, account)
+        progress = progress_of(connection, project, account, settling=settling)
     return {"progress": progress}
 
 
 @router.post("/projects/{project_id}/undo")
 def undo(request: Request, who: Judge, body: UndoBody) -> dict[str, Any]:
     """Your last answer (or the one before `before`) with its question, to be revised."""
-    with site_of(request).ledger.reading() as connection:
+    return earlier_answer(site_of(request), who, body.before)
+
+
+def earlier_answer(site: Site, who: Member, before: str | None, *, settling: bool = False) -> dict[str, Any]:
+    purposes = SETTLES if settling else QUEUED
+    with site.ledger.reading() as connection:
         mine = projects.my_judgements(
-            connection, who.project.id, who.account.annotator_id, before=body.before
+            connection, who.project.id, who.account.annotator_id, before=before, purposes=purposes
         )
         if not mine:
             raise RefusedError(404, "not_found", "there is no earlier answer of yours")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from accord.ledger import answers, exchange, judging, projects, store, why
 from accord.ledger.accounts import Account
-from accord.ledger.answers import FLAG
+from accord.ledger.answers import FLAG, Part
 from accord.ledger.projects import Project
 from accord.ledger.schema import annotator, assignment, judgement, preference, release, release_row
+from accord.ledger.spans import SPAN
 from accord.ledger.team_schema import answer, project_item
+from accord.records import Completion, Judgement
 from accord.web.render import render_text
+from accord.web.transcript import marked, quoted
 
 PAGE_ROWS = 50
 
@@ -145,6 +149,10 @@ def judgement_rows(
     prompts = store.read_prompts(connection, (judged.prompt_id for judged in found.values()))
     said, times = answers.read_answers(connection, ids), exchange.submission_times(connection, ids)
     numbers = {version.id: version.n for version in reversed(projects.guidelines(connection, project.id))}
+    with_spans = {id_ for id_, parts in said.items() if any(part.key.startswith(SPAN) for part in parts)}
+    texts = store.read_completions(
+        connection, (c for id_ in with_spans if id_ in found for c in found[id_].completion_ids)
+    )
     rows = []
     for judged in (found[id_] for id_ in ids if id_ in found):
         parts = said.get(judged.id, [])
@@ -160,6 +168,9 @@ def judgement_rows(
                 else judged.strength,
                 "both_bad": any(part.key == "both_bad" for part in parts),
                 "flags": sorted(flags),
+                "spans": _span_rows(judged, parts, texts, as_shown=as_shown)
+                if judged.id in with_spans
+                else [],
                 "comment": next((part.body or "" for part in parts if part.key == "comment"), ""),
                 "seconds": judged.seconds,
                 "submitted_at": times[judged.id],
@@ -167,6 +178,19 @@ def judgement_rows(
                 "revision": judged.revision,
             }
         )
+    return rows
+
+
+def _span_rows(
+    judged: Judgement, parts: Sequence[Part], texts: Mapping[str, Completion], *, as_shown: bool
+) -> list[dict[str, Any]]:
+    """Marked passages, by answer: A is the one that stood first, or without `as_shown` slot 0."""
+    shown = judged.shown if as_shown else tuple(range(len(judged.completion_ids)))
+    rows = []
+    for span in answers.from_parts(parts, shown).spans:
+        text = texts[judged.completion_ids[shown[span.position]]].text
+        quote, _ = quoted(text, span.start, span.end)
+        rows.append({**asdict(span), "answer": chr(ord("A") + span.position), "quote": quote})
     return rows
 
 
@@ -193,13 +217,20 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
     }
     both_bad = any(part["key"] == "both_bad" for part in told["said"])
     guideline = told["guideline"]
+    parts = [Part(p["key"], p["slot"], p["number"], p["text"]) for p in told["said"]]
+    spans = answers.from_parts(parts, range(len(told["answers"]))).spans
+    texts = [shown["text"] for shown in told["answers"]]
     return told | {
+        "said": [part for part in told["said"] if not part["key"].startswith(SPAN)],
+        "spans": [asdict(s) | {"quote": quoted(texts[s.position], s.start, s.end)[0]} for s in spans],
         "strength_text": strength_text(told["strength"], both_bad),
         "prompt": [{**turn, "html": str(render_text(turn["text"]))} for turn in told["prompt"]],
         "answers": [
             {
                 **shown,
-                "html": str(render_text(shown["text"])),
+                "html": marked(
+                    shown["text"], [(s.start, s.end, s.label) for s in spans if s.position == shown["slot"]]
+                ),
                 "sampling": json.dumps(shown["sampling"]) if shown["sampling"] else "",
             }
             for shown in told["answers"]

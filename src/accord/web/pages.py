@@ -32,7 +32,7 @@ from accord.web.auth import (
     visitor,
 )
 from accord.web.quality import quality_of
-from accord.web.questions import DEFAULT_FORM
+from accord.web.questions import form_of
 from accord.web.render import render_text
 from accord.web.templating import page
 
@@ -274,8 +274,7 @@ def judge_page(request: Request, who: Judge) -> HTMLResponse:
         "html": str(render_text(newest.text, wrapped=True)),
         "created_at": newest.created_at,
     }
-    form = DEFAULT_FORM | dict(who.project.form)
-    return page(request, "judge.html", who=who, form=form, guideline=guideline, boot=boot)
+    return page(request, "judge.html", who=who, form=form_of(who.project), guideline=guideline, boot=boot)
 
 
 @router.get("/projects/{project_id}/mine")
@@ -364,4 +363,4 @@ def judgement_page(request: Request, who: Manager, judgement_id: str) -> HTMLRes
 
 @router.get("/projects/{project_id}/settings")
 def settings_page(request: Request, who: Manager) -> HTMLResponse:
-    return page(request, "settings.html", who=who, form=DEFAULT_FORM | dict(who.project.form))
+    return page(request, "settings.html", who=who, form=form_of(who.project))

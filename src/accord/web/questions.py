@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from accord.ledger.queue import Assignment
 from accord.ledger.schema import assignment
 from accord.ledger.team_schema import project_guideline
 from accord.web.render import LONGEST_MARKDOWN, render_text
+from accord.web.transcript import quoted
 
 FLAGS = ("unsafe", "false", "off-topic", "leaks-identity")
 ATTRIBUTES = ("helpful", "honest", "harmless")
@@ -25,7 +27,13 @@ DEFAULT_FORM = {
     "edit": True,
     "both_bad": True,
     "cannot_judge": True,
+    "spans": True,
 }
+
+
+def form_of(project: Project) -> dict[str, Any]:
+    """What is asked beside the preference. Projects older than the marking of passages do not ask for it."""
+    return DEFAULT_FORM | {"spans": False} | dict(project.form)
 
 
 @lru_cache(maxsize=512)
@@ -60,6 +68,13 @@ def shown_question(
     }
 
 
+def told_span(span: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A marked passage as pages speak of it: by what it reads like, not by where it stands."""
+    quote, occurrence = quoted(text, span["start"], span["end"])
+    kept = {name: span[name] for name in ("position", "label", "note")}
+    return kept | {"quote": quote, "occurrence": occurrence}
+
+
 def shown_turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "text": content, "html": html_of(content)}
 
@@ -80,6 +95,8 @@ def answered_question(connection: Connection, judgement_id: str, project: Projec
     said = asdict(answers.from_parts(parts, found.shown))
     if said["edit"] is not None:
         said["edit"] = {"position": said["edit"][0], "text": said["edit"][1]}
+    texts = [found.group.completions[slot].text for slot in found.shown]
+    said["spans"] = [told_span(span, texts[span["position"]]) for span in said["spans"]]
     strength = judging.canonical_strength(judged.strength, found.shown)  # its own inverse
     earlier = {"judgement": judgement_id, "strength": strength, **said}
     return shown_question(connection, found, project, earlier=earlier)

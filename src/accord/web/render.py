@@ -48,7 +48,7 @@ def render_text(text: str, *, wrapped: bool = False) -> Markup:
     Line ends inside a paragraph are kept, unless the text is `wrapped` (a guideline from somebody's editor).
     """
     shown = visible(text)
-    tokens = _parse(shown) if len(shown) <= LONGEST_MARKDOWN else None
+    tokens = parse(shown) if len(shown) <= LONGEST_MARKDOWN else None
     if tokens is None:
         return Markup('<div class="text plain" dir="auto">{}</div>').format(shown)
     html = nh3.clean(
@@ -77,11 +77,11 @@ def visible(text: str, *, longest: int = LONGEST) -> str:
         .replace("\u2029", "\n")
     )
     if not cut.isascii() or not cut.isprintable():
-        cut = "".join(_visible_characters(cut))
+        cut = "".join(visible_characters(cut))
     return cut if len(text) <= longest else f"{cut} … [{len(text) - longest} more characters]"
 
 
-def _visible_characters(text: str) -> Iterator[str]:
+def visible_characters(text: str) -> Iterator[str]:
     before, marks = "", 0
     for c in text:
         kind = unicodedata.category(c)
@@ -104,11 +104,11 @@ def _is_joiner(c: str) -> bool:
 # ----------------------------------------------------------------------------------------- Markdown
 
 
-def _parse(text: str) -> list[Token] | None:
+def parse(text: str) -> list[Token] | None:
     """Tokens of `text`, or None where they would not show every letter and digit of it in order."""
     tokens = _MARKDOWN.parse(text)
     flat = [t for token in tokens for t in (token, *(token.children or ()))]
-    if len(flat) > MOST_TOKENS or _alphanumeric("".join(map(_written, flat))) != _alphanumeric(text):
+    if len(flat) > MOST_TOKENS or _alphanumeric("".join(map(written, flat))) != _alphanumeric(text):
         return None
     return tokens
 
@@ -117,7 +117,7 @@ def _alphanumeric(text: str) -> str:
     return "".join(filter(str.isalnum, text))
 
 
-def _written(token: Token) -> str:
+def written(token: Token) -> str:
     """What the rendered token lets a reader see, in the order of the source."""
     match token.type:
         case "text" | "code_inline" | "code_block":

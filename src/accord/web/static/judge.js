@@ -4,6 +4,7 @@
 import { api, toast } from "./core.js";
 import { Outbox } from "./outbox.js";
 import * as sheet from "./sheet.js";
+import * as spans from "./spans.js";
 
 const $ = (id) => document.getElementById(id);
 const page = $("main");
@@ -197,6 +198,7 @@ const KEYS = {
   u: undo,
   s: openSkip,
   m: toggleMore,
+  h: spans.open,
   g: () => readGuideline($("guideline").hidden),
   "?": () => $("help-dialog").showModal(),
 };

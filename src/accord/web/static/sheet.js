@@ -1,6 +1,7 @@
 // The rater's sheet: what is shown of a question, and what the fields around it say.
 
 import { setHtml } from "./core.js";
+import * as spans from "./spans.js";
 
 const $ = (id) => document.getElementById(id);
 const form = $("judge");
@@ -71,10 +72,10 @@ export function read() {
   const edit = $("edit");
   const written = edit && !edit.hidden ? { position: Number(edit.dataset.position), text: edit.value } : null;
   const now = choice();
-  return { strength: now === "bad" ? 0 : now, both_bad: now === "bad", flags, ratings, comment: $("comment")?.value ?? "", edit: written };
+  return { strength: now === "bad" ? 0 : now, both_bad: now === "bad", flags, ratings, comment: $("comment")?.value ?? "", edit: written, spans: spans.read() };
 }
 
-const EMPTY = { strength: null, both_bad: false, flags: [[], []], ratings: {}, comment: "", edit: null };
+const EMPTY = { strength: null, both_bad: false, flags: [[], []], ratings: {}, comment: "", edit: null, spans: [] };
 
 export function write(values) {
   const sheet = { ...EMPTY, ...values };
@@ -89,6 +90,7 @@ export function write(values) {
   }
   if ($("comment")) $("comment").value = sheet.comment ?? "";
   writeEdit(sheet.edit);
+  spans.write(sheet.spans);
   mark();
 }
 
