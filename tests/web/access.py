@@ -76,6 +76,7 @@ ACCESS: dict[str, Access] = {
     f"GET {P}/guideline": page(MEMBER),
     f"GET {P}/judge": page(JUDGE),
     f"GET {P}/mine": page(JUDGE),
+    f"GET {P}/talk": page(JUDGE),
     f"GET {P}/quality": page(QUALITY),
     f"GET {P}/people": page(MANAGE),
     f"GET {P}/data": page(MANAGE),
@@ -92,6 +93,12 @@ ACCESS: dict[str, Access] = {
     f"POST {API}/assignments/{{assignment_id}}/judgement": Access(HOLDER, JUDGEMENT, "judge"),
     f"POST {API}/assignments/{{assignment_id}}/skip": Access(HOLDER, {"reason": "other"}, "judge"),
     f"POST {API}{P}/undo": Access(ANSWERED, {}, "judge"),
+    # talking
+    f"GET {API}{P}/talks": Access(JUDGE, None, "read"),
+    f"POST {API}{P}/talks": Access(JUDGE, {"consent": True}, "judge"),
+    f"GET {API}/talks/{{talk_id}}": Access(HOLDER, None, "read"),
+    f"POST {API}/talks/{{talk_id}}/turns": Access(HOLDER, {"text": "Hi", "key": "0123456789abcdef"}, "judge"),
+    f"DELETE {API}/talks/{{talk_id}}/turns": Access(HOLDER, None, "judge"),
     # managing
     f"GET {API}/projects": Access(SIGNED_IN, None, "read"),
     f"POST {API}/projects": Access(ADMIN, {"name": "New", "guideline": "Choose."}, "manage"),
@@ -151,6 +158,7 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "account_id": inner.member,
         "session_id": "0123456789abcdef",
         "token_id": "0123456789abcdef",
+        "talk_id": inner.talk,
         "token": "no-such-token",
         "format": "judgements.csv",
         "file": "app.js",

@@ -40,6 +40,8 @@ def site(world: World, tmp_path: Path, no_fsync: None) -> Iterator[Site]:
     shutil.copyfile(world.path, path)
     made = open_site(path)
     yield made
+    if made.policies is not None:
+        made.policies.close()
     made.ledger.close()
 
 

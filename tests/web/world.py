@@ -6,6 +6,7 @@ Built once; tests work on copies of its file.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from fastapi import FastAPI
 from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
-from accord.ledger import Ledger, accounts, answers, projects, queue, tokens
+from accord.ledger import Ledger, accounts, answers, projects, queue, talks, tokens
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
 from accord.records import Completion, Group, Prompt, Question, Sampling
 from accord.web.auth import Site
+from accord.web.policies import Policies
 from accord.web.questions import DEFAULT_FORM
 from accord.web.security import Address
 
@@ -45,6 +47,7 @@ class Objects:
     invitation: str
     member: str  # the account of the project's rater
     items: tuple[str, ...]
+    talk: str  # begun by the project's rater
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,22 @@ def _project(connection: Connection, name: str, rater_account: str) -> Objects:
         connection, project_id, "rater", created_by=None, seconds=3600, now=now
     )
     items = tuple(projects.item_ids(connection, project_id))
-    return Objects(project_id, held.id, judged.id, invitation, rater_account, items)
+    talk = talks.begin(connection, project_id, rater.id, opening="", consent="yes", now=now)
+    return Objects(project_id, held.id, judged.id, invitation, rater_account, items, talk)
 
 
 def form() -> dict[str, Any]:
-    return DEFAULT_FORM | {"attributes": ["helpful", "honest"]}
+    return DEFAULT_FORM | {"attributes": ["helpful", "honest"], "live": True}
+
+
+def stub_policies(*names: str, **more: Any) -> Policies:
+    """Policies that need no model: see stub_speaker.py. Close them."""
+    command = (sys.executable, str(Path(__file__).with_name("stub_speaker.py")))
+    return Policies(names or ("secret-policy",), command=command, **more)
 
 
 def open_site(path: Path) -> Site:
-    return Site(Ledger.open(path), ADDRESS, hasher=CHEAP)
+    return Site(Ledger.open(path), ADDRESS, hasher=CHEAP, policies=stub_policies())
 
 
 class Visit:
