@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -11,12 +10,10 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from accord.errors import LedgerError
-from accord.feedback.sprt import is_decided
-from accord.ledger import adjudication, answers, checks, projects, queue
+from accord.ledger import answers, projects, queue
 from accord.ledger.accounts import Account
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
-from accord.ledger.prepared import QUEUED, SETTLES
 from accord.ledger.projects import Project
 from accord.ledger.queue import later
 from accord.ledger.spans import MOST_SPANS
@@ -28,7 +25,6 @@ from accord.web.questions import answered_question, shown_question
 router = APIRouter(prefix="/api/v1", tags=["judging"])
 
 LEASE_SECONDS = 900.0
-LEASE = partial(checks.lease, decided=is_decided)
 LONGEST_TEXT = 100_000
 SKIP_REASONS = Literal["cannot-judge", "unclear", "language", "disturbing", "other"]
 
@@ -76,32 +72,35 @@ class UndoBody(Body):
     before: str | None = Field(None, max_length=64)
 
 
-def progress_of(
-    connection: Connection, project: Project, account: Account, *, settling: bool = False
-) -> dict[str, int]:
-    if settling:
-        return asdict(adjudication.progress(connection, project, account.annotator_id))
-    return asdict(projects.progress(connection, project.id, account.annotator_id, project.rates))
+def progress_of(connection: Connection, project_id: str, account: Account) -> dict[str, int]:
+    return asdict(projects.progress(connection, project_id, account.annotator_id))
 
 
-def lease_questions(site: Site, who: Member, want: int, *, settling: bool = False) -> dict[str, Any]:
-    """The questions that this rater holds, and new ones up to `want`; with `settling` to adjudicate."""
+def lease_questions(site: Site, who: Member, want: int) -> dict[str, Any]:
+    """The questions that this rater holds, and new ones up to `want`."""
     project, account = who.project, who.account
     if project.state == "paused":
         raise RefusedError(409, "paused", "this project is paused; come back later")
     with site.ledger.writing() as connection:
         now = utc_now()
         rater = queue.find_rater(connection, account.annotator_id)
-        purposes = SETTLES if settling else QUEUED
-        found = queue.held(connection, rater, project.id, now, seconds=LEASE_SECONDS, purposes=purposes)
+        found = queue.held(connection, rater, project.id, now, seconds=LEASE_SECONDS)
         if (missing := want - len(found)) > 0:
-            new = adjudication.lease if settling else LEASE
-            found += new(connection, rater, project, now, limit=missing, seconds=LEASE_SECONDS, seed=None)
+            found += queue.lease(
+                connection,
+                rater,
+                project.guideline_id,
+                now,
+                limit=missing,
+                seconds=LEASE_SECONDS,
+                seed=None,
+                project=project.id,
+            )
         expires_at = later(now, LEASE_SECONDS)
     with site.ledger.reading() as connection:  # rendering takes time, and others want to write
         return {
             "questions": [shown_question(connection, each, project, expires_at=expires_at) for each in found],
-            "progress": progress_of(connection, project, account, settling=settling),
+            "progress": progress_of(connection, project.id, account),
         }
 
 
@@ -111,22 +110,20 @@ def lease(request: Request, who: Judge, body: LeaseBody) -> dict[str, Any]:
     return lease_questions(site_of(request), who, body.want)
 
 
-def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[str, bool, Project]:
-    """The state of an assignment of this rater, whether it settles, and its project. Raises RefusedError."""
+def my_assignment(site: Site, account: Account, assignment_id: str) -> tuple[str, Project]:
+    """The state and the project of an assignment of this rater. Raises RefusedError."""
     with site.ledger.reading() as connection:
-        found = queue.whose(connection, assignment_id)
-        if found is None or found[0] != account.annotator_id or found[3] is None:
+        annotator_id, state, project_id = queue.whose(connection, assignment_id) or ("", "", None)
+        if annotator_id != account.annotator_id or project_id is None:
             raise not_found("this question")
-        _, state, purpose, project_id = found
-        permission = "adjudicate" if purpose in SETTLES else "judge"
-        return state, purpose in SETTLES, member_in(connection, account, project_id, permission).project
+        return state, member_in(connection, account, project_id, "judge").project
 
 
 @router.post("/assignments/{assignment_id}/judgement")
 def judge(request: Request, account: Rater, assignment_id: str, body: JudgementBody) -> dict[str, Any]:
     """Answer a question, in displayed positions; the same `key` again gives the same reply."""
     site = site_of(request)
-    _, settling, project = my_assignment(site, account, assignment_id)
+    _, project = my_assignment(site, account, assignment_id)
     said = body.beside()
     if body.spans:
         with site.ledger.reading() as connection:
@@ -143,7 +140,7 @@ def judge(request: Request, account: Rater, assignment_id: str, body: JudgementB
             revises=body.revises,
             now=utc_now(),
         )
-        progress = progress_of(connection, project, account, settling=settling)
+        progress = progress_of(connection, project.id, account)
     return {"judgement": judged.id, "revision": judged.revision, "progress": progress}
 
 
@@ -169,25 +166,20 @@ def _check_form(said: Beside, strength: int, project: Project) -> None:
 def skip(request: Request, account: Rater, assignment_id: str, body: SkipBody) -> dict[str, Any]:
     """Give a question back; its place goes to somebody else. Repeating it is harmless."""
     site = site_of(request)
-    state, settling, project = my_assignment(site, account, assignment_id)
+    state, project = my_assignment(site, account, assignment_id)
     with site.ledger.writing() as connection:
         if state != "skipped":
             queue.skip(connection, assignment_id, body.reason, utc_now())
-        progress = progress_of(connection, project, account, settling=settling)
+        progress = progress_of(connection, project.id, account)
     return {"progress": progress}
 
 
 @router.post("/projects/{project_id}/undo")
 def undo(request: Request, who: Judge, body: UndoBody) -> dict[str, Any]:
     """Your last answer (or the one before `before`) with its question, to be revised."""
-    return earlier_answer(site_of(request), who, body.before)
-
-
-def earlier_answer(site: Site, who: Member, before: str | None, *, settling: bool = False) -> dict[str, Any]:
-    purposes = SETTLES if settling else QUEUED
-    with site.ledger.reading() as connection:
+    with site_of(request).ledger.reading() as connection:
         mine = projects.my_judgements(
-            connection, who.project.id, who.account.annotator_id, before=before, purposes=purposes
+            connection, who.project.id, who.account.annotator_id, before=body.before
         )
         if not mine:
             raise RefusedError(404, "not_found", "there is no earlier answer of yours")
