@@ -45,6 +45,8 @@ from accord.ledger.team_schema import (
 )
 
 LIVE = ("leased", "submitted")  # states that fill one of an item's places
+QUEUED = ("judge", "repeat", "gold")  # purposes of what a rater's queue brings, which are all one to her
+SETTLES = ("adjudicate",)
 LIVE_TALK = "live talk "  # how the reason of a talk's question begins
 
 # What the queue hands out. A talk's question is for who talks, unless more answers to it are wanted.
@@ -110,7 +112,7 @@ HELD = (
         assignment.c.annotator_id == bindparam("rater"),
         assignment.c.state == "leased",
         assignment.c.lease_expires_at > bindparam("now"),
-        assignment.c.purpose != "adjudicate",
+        assignment.c.purpose.in_(bindparam("purposes", expanding=True)),
         project_item.c.project_id == bindparam("project"),
         FOR_ALL,
     )

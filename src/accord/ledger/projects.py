@@ -352,7 +352,12 @@ def invitations(connection: Connection, project_id: str, now: str) -> list[dict[
 
 
 def my_judgements(
-    connection: Connection, project_id: str, annotator_id: str, *, before: str | None = None
+    connection: Connection,
+    project_id: str,
+    annotator_id: str,
+    *,
+    before: str | None = None,
+    purposes: Sequence[str] = prepared.QUEUED,
 ) -> list[str]:
     """Ids of a rater's active judgements, by when their question was first answered, newest first."""
     first = judgement.alias()
@@ -363,7 +368,7 @@ def my_judgements(
             judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
         )
         .where(assignment.c.annotator_id == annotator_id, judgement.c.status == "active")
-        .where(project_item.c.project_id == project_id)
+        .where(project_item.c.project_id == project_id, assignment.c.purpose.in_(purposes))
         .order_by(answered.scalar_subquery().desc(), judgement.c.id)
     )
     ids = list(connection.execute(rows).scalars())

@@ -228,11 +228,18 @@ def hold(
     return assignments
 
 
-def held(connection: Connection, rater: Rater, project: str, now: str, *, seconds: float) -> list[Assignment]:
+def held(
+    connection: Connection,
+    rater: Rater,
+    project: str,
+    now: str,
+    *,
+    seconds: float,
+    purposes: Sequence[str] = prepared.QUEUED,
+) -> list[Assignment]:
     """The items that this rater holds, in the order they came; their leases run `seconds` from now."""
-    ids = (
-        connection.execute(prepared.HELD, {"rater": rater.id, "now": now, "project": project}).scalars().all()
-    )
+    hers = {"rater": rater.id, "now": now, "project": project, "purposes": purposes}
+    ids = connection.execute(prepared.HELD, hers).scalars().all()
     if not ids:
         return []
     connection.execute(prepared.RENEW, {"ids": ids, "until": later(now, seconds)})
@@ -322,10 +329,10 @@ def find_place(connection: Connection, assignment_id: str) -> tuple[Place, Rater
     return found, Rater(row.annotator_id, row.pseudonym, row.kind), row.state
 
 
-def whose(connection: Connection, assignment_id: str) -> tuple[str, str, str | None] | None:
-    """The annotator's id, the state, and the project of an assignment; None when there is no such one."""
+def whose(connection: Connection, assignment_id: str) -> tuple[str, str, str, str | None] | None:
+    """The annotator's id, state, purpose and project of an assignment; None when there is no such one."""
     row = connection.execute(prepared.WHOSE, {"id": assignment_id}).first()
-    return None if row is None else (row.annotator_id, row.state, row.project_id)
+    return None if row is None else (row.annotator_id, row.state, row.purpose, row.project_id)
 
 
 def require_place(connection: Connection, found: Place, rater: Rater) -> None:

@@ -25,14 +25,21 @@ from accord.web.throttle import Throttle
 PASSWORD_LENGTHS = (10, 200)
 
 PERMISSIONS = {
-    "owner": ("judge", "quality", "manage", "own"),
-    "manager": ("judge", "quality", "manage"),
-    "adjudicator": ("judge",),
+    "owner": ("judge", "adjudicate", "quality", "manage", "own"),
+    "manager": ("judge", "adjudicate", "quality", "manage"),
+    "adjudicator": ("judge", "adjudicate"),
     "rater": ("judge",),
     "viewer": ("quality",),
 }
 # What a program's token must be for, to do what a permission allows.
-SCOPES = {"": "read", "quality": "read", "judge": "judge", "manage": "manage", "own": "manage"}
+SCOPES = {
+    "": "read",
+    "quality": "read",
+    "judge": "judge",
+    "adjudicate": "judge",
+    "manage": "manage",
+    "own": "manage",
+}
 
 
 @dataclass(frozen=True)
