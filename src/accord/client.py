@@ -103,6 +103,22 @@ class Client:
         body = {"strength": strength, "seconds": seconds, "key": key or secrets.token_hex(16), **beside}
         return self._json("POST", f"/assignments/{quote(question['assignment'])}/judgement", body)
 
+    def rank(
+        self,
+        question: Mapping[str, Any],
+        ranks: Sequence[int],
+        *,
+        seconds: float,
+        key: str | None = None,
+        **beside: Any,
+    ) -> dict[str, Any]:
+        """Answer a leased question of kind "ranking": the place of each answer, in the order they are given.
+
+        1 is the best, and equal numbers are ties. The rest is as in `judge`.
+        """
+        body = {"ranks": list(ranks), "seconds": seconds, "key": key or secrets.token_hex(16), **beside}
+        return self._json("POST", f"/assignments/{quote(question['assignment'])}/judgement", body)
+
     def skip(self, question: Mapping[str, Any], reason: str = "other") -> dict[str, Any]:
         """Give a leased question back; its place goes to somebody else."""
         return self._json("POST", f"/assignments/{quote(question['assignment'])}/skip", {"reason": reason})

@@ -1,14 +1,14 @@
 """Rankings: several answers to one prompt put in order, with ties.
 
-A rank is one more than the number of answers that are better, so that of two best answers both have rank 1 and
-the next one has 3. Whatever numbers a rater gives, only their order counts.
+A rank is one more than the number of answers that are better, so that of two best answers both have rank 1
+and the next one has 3. Whatever numbers a rater gives, only their order counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from accord.errors import LedgerError
 from accord.records import Judgement, content_hash
@@ -16,7 +16,7 @@ from accord.records import Judgement, content_hash
 FEWEST, MOST = 3, 9  # answers in one ranking; of two, a pair tells more
 RANKED = 1  # the strength of a ranking's preferences: it says which answer is better, and not by how much
 
-Compared = tuple[int, int, int]  # the better slot, the other one, and the strength; of a tie the lower slot first
+Compared = tuple[int, int, int]  # the better slot, the other, and the strength; of a tie the lower slot first
 
 
 class WrongAnswerError(LedgerError):
@@ -77,8 +77,8 @@ def pair_weight(answers: int) -> float:
 def comparisons(judged: Judgement) -> list[Judgement]:
     """A judgement as judgements of pairs: itself, or those that its ranking implies.
 
-    These have the ranking's id, because they are no answers of their own to count. Their item is the pair's and
-    their slots are in the order of completion ids, so that those of several rankings can be compared.
+    These have the ranking's id, because they are no answers of their own to count. Their item is the pair's
+    and their slots are in the order of completion ids, so that those of several rankings can be compared.
     """
     if not judged.ranks:
         return [judged]
@@ -103,5 +103,5 @@ def in_words(ranks: Sequence[int], names: str = "ABCDEFGHI") -> str:
     """As "B > A = D > C"."""
     order = sorted(range(len(ranks)), key=lambda answer: (ranks[answer], answer))
     parts = [names[answer] for answer in order]
-    signs = ["=" if ranks[a] == ranks[b] else ">" for a, b in zip(order, order[1:], strict=False)]
+    signs = ["=" if ranks[a] == ranks[b] else ">" for a, b in pairwise(order)]
     return " ".join(word for pair in zip(parts, [*signs, ""], strict=True) for word in pair if word)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from accord.ledger import answers, judging, queue
+from accord.ledger import answers, judging, queue, rankings
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
 from accord.ledger.schema import assignment
@@ -59,7 +59,7 @@ def shown_question(
     texts = [found.group.completions[slot].text for slot in found.shown]
     return {
         "assignment": found.id,
-        "kind": "pair",
+        "kind": "pair" if len(texts) == 2 else "ranking",
         "prompt": [shown_turn(m.role, m.content) for m in found.group.prompt.messages],
         "answers": [{"position": i, "text": t, "html": html_of(t)} for i, t in enumerate(texts)],
         "guideline": guideline_number(connection, project, found.guideline),
@@ -97,6 +97,8 @@ def answered_question(connection: Connection, judgement_id: str, project: Projec
         said["edit"] = {"position": said["edit"][0], "text": said["edit"][1]}
     texts = [found.group.completions[slot].text for slot in found.shown]
     said["spans"] = [told_span(span, texts[span["position"]]) for span in said["spans"]]
-    strength = judging.canonical_strength(judged.strength, found.shown)  # its own inverse
-    earlier = {"judgement": judgement_id, "strength": strength, **said}
+    answered: dict[str, Any] = {"strength": judging.canonical_strength(judged.strength, found.shown)}
+    if judged.ranks:
+        answered = {"ranks": rankings.as_displayed(judged.ranks, found.shown)}
+    earlier = {"judgement": judgement_id, **answered, **said}
     return shown_question(connection, found, project, earlier=earlier)

@@ -3,6 +3,7 @@
 
 import { api, toast } from "./core.js";
 import { Outbox } from "./outbox.js";
+import * as ranking from "./ranking.js";
 import * as sheet from "./sheet.js";
 import * as spans from "./spans.js";
 
@@ -29,16 +30,29 @@ function show() {
   shown = question;
   if (!question) return;
   number += 1;
+  ranking.stage(question);
   sheet.lay(question);
-  sheet.write(question.draft ?? question.earlier ?? {});
+  write(question.draft ?? question.earlier ?? {});
   watch.restart(question.spent ?? 0);
   const again = Boolean(question.earlier);
-  $("title").textContent = again ? "Your earlier answer" : "Which answer is better?";
+  $("title").textContent = again ? "Your earlier answer" : ranks() ? ranking.TITLE : "Which answer is better?";
   notice(again ? "Change it and submit, or press Esc to leave it as it was." : newerGuideline(question));
   document.body.dataset.shown = question.assignment;
   document.body.dataset.number = number;
   scrollTo(0, 0);
   $("title").focus({ preventScroll: true });
+}
+
+const ranks = () => shown?.kind === "ranking";
+
+function write(values) {
+  sheet.write(values);
+  if (ranks()) ranking.write(values);
+}
+
+function read() {
+  const { strength, both_bad, ...beside } = sheet.read();
+  return ranks() ? { ...beside, ...ranking.read() } : { ...beside, strength, both_bad };
 }
 
 function newerGuideline(question) {
@@ -105,7 +119,8 @@ const outbox = new Outbox(`accord-outbox-${mine}`, (state, detail) => {
 function submit() {
   const question = queue[0];
   if (!question) return;
-  const answer = sheet.read();
+  if (ranks() && !ranking.ready()) return;
+  const answer = read();
   if (answer.strength === null) {
     $("said").textContent = "Choose from 1 to 7 first";
     return;
@@ -144,7 +159,7 @@ async function undo() {
   }
   if (current !== queue[0]) return; // somebody went on in the meantime
   if (current?.earlier) queue.shift();
-  else if (current) Object.assign(current, { draft: sheet.read(), spent: watch.seconds() * 1000 });
+  else if (current) Object.assign(current, { draft: read(), spent: watch.seconds() * 1000 });
   queue.unshift(sheet.prepare(reply.question));
   show();
 }
@@ -221,6 +236,7 @@ addEventListener("keydown", (event) => {
   if ($("skip-dialog").open) return keyInSkip(event);
   if (document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return event.preventDefault(), submit();
+  if (ranks() && !typing(event.target) && ranking.key(event, $("use-keys").checked)) return event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") {
     if (!$("guideline").hidden) return readGuideline(false);
@@ -228,7 +244,7 @@ addEventListener("keydown", (event) => {
     return leaveAsItWas();
   }
   if (typing(event.target)) return;
-  if (event.key === "Enter" && !event.target.closest("a, button, summary")) return event.preventDefault(), submit();
+  if (event.key === "Enter" && !event.target.closest("a, button:not(.rank), summary")) return event.preventDefault(), submit();
   // By position too: on a French keyboard the unshifted 1 is "&".
   const key = event.key in KEYS || event.shiftKey ? event.key.toLowerCase() : event.code.replace(/^(Digit|Numpad)/, "");
   const act = $("use-keys").checked ? (KEYS[key] ?? KEYS[event.key.toLowerCase()]) : null;
@@ -257,13 +273,12 @@ $("use-keys").checked = localStorage.getItem("accord-keys") !== "off";
 $("use-keys").addEventListener("change", () => localStorage.setItem("accord-keys", $("use-keys").checked ? "on" : "off"));
 $("more").open = localStorage.getItem("accord-more") === "open";
 $("more").addEventListener("toggle", () => localStorage.setItem("accord-more", $("more").open ? "open" : ""));
-for (const button of document.querySelectorAll("[data-start]")) {
-  button.addEventListener("click", () => {
-    const position = Number(button.dataset.start);
-    sheet.writeEdit({ position, text: queue[0].answers[position].text });
-    $("edit").focus();
-  });
-}
+$("more").addEventListener("click", (event) => {
+  const start = event.target.closest("[data-start]")?.dataset.start;
+  if (start === undefined) return;
+  sheet.writeEdit({ position: Number(start), text: queue[0].answers[start].text });
+  $("edit").focus();
+});
 $("drop-edit")?.addEventListener("click", () => sheet.writeEdit(null));
 addEventListener("beforeunload", (event) => outbox.waiting.length && !outbox.leaving && event.preventDefault());
 

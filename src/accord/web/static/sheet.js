@@ -36,7 +36,10 @@ export function prepare(question) {
   return question;
 }
 
+let count = 2; // answers on the page
+
 export function lay(question) {
+  count = question.answers.length;
   const { prompt, answers } = prepare(question).nodes;
   $("prompt").replaceChildren(...prompt);
   answers.forEach((nodes, position) => $(`answer-${position}`).replaceChildren(...nodes));
@@ -63,11 +66,11 @@ export function mark() {
 }
 
 export function read() {
-  const flags = [0, 1].map((p) => [...document.querySelectorAll(`input[name="flag-${p}"]:checked`)].map((box) => box.value));
+  const flags = Array.from({ length: count }, (_, p) => [...document.querySelectorAll(`input[name="flag-${p}"]:checked`)].map((box) => box.value));
   const ratings = {};
   for (const row of document.querySelectorAll("[data-attribute]")) {
     const chosen = row.querySelector("input:checked");
-    if (chosen) (ratings[row.dataset.attribute] ??= [null, null])[row.dataset.position] = Number(chosen.value);
+    if (chosen) (ratings[row.dataset.attribute] ??= Array(count).fill(null))[row.dataset.position] = Number(chosen.value);
   }
   const edit = $("edit");
   const written = edit && !edit.hidden ? { position: Number(edit.dataset.position), text: edit.value } : null;
