@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, prepared, queue
+from accord.ledger import audit, groups, prepared, queue
 from accord.ledger.queue import later
 from accord.ledger.team_schema import account, invitation, membership, session
 
@@ -283,10 +283,13 @@ def role_of(connection: Connection, project_id: str, account_id: str) -> str | N
 
 
 def set_role(connection: Connection, project_id: str, account_id: str, role: str | None, now: str) -> None:
-    """A role of None ends the membership; what the person judged stays."""
+    """A role of None ends the membership; what the person judged stays, what she told goes."""
     mine = (membership.c.project_id == project_id) & (membership.c.account_id == account_id)
     if connection.execute(update(membership).where(mine).values(role=role)).rowcount == 0:
         row = {"project_id": project_id, "account_id": account_id, "role": role}
         connection.execute(insert(membership), row)
+    if role is None:  # she cannot reach the page any more on which she would take it back
+        who = select(account.c.annotator_id).where(account.c.id == account_id)
+        groups.withdraw_consent(connection, project_id, connection.execute(who).scalar_one(), now)
     entry = audit.Entry("set", "membership", f"{project_id}:{account_id}", [role])
     audit.append(connection, [entry], now)

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, judging, lineage
+from accord.ledger import audit, groups, judging, lineage
 from accord.ledger.judging import Said
 from accord.ledger.schema import assignment, judgement, release, release_row
 from accord.ledger.spans import SPAN, Span, check_spans, check_within, read_key
@@ -236,6 +236,7 @@ def _forget(connection: Connection, annotator_id: str, now: str) -> int:
     """Erase the account's personal data; it cannot sign in again."""
     from accord.ledger.accounts import account_detail
 
+    groups.forget(connection, annotator_id, now)
     row = connection.execute(select(account).where(account.c.annotator_id == annotator_id)).mappings().first()
     if row is None or row["login"] is None:
         return 0

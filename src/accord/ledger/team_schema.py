@@ -1,8 +1,8 @@
 """The tables of the annotation app: who may do what, which questions belong together, and what raters say
 beside the preference.
 
-Personal data stands in `account` (the login) and in `answer.body` (free text) alone, so that it can be erased
-while the record of what was judged stays whole.
+Personal data stands in `account` (the login), `api_token` (its name), `answer.body` (free text) and
+`attribute_value` alone, so that it can be erased while the record of what was judged stays whole.
 """
 
 from __future__ import annotations
@@ -135,4 +135,62 @@ withdrawal = Table(
     Column("created_at", Text, nullable=False),
     CheckConstraint("scope IN ('identity', 'text', 'all')", name="scope"),
     UniqueConstraint("annotator_id", "scope"),
+)
+
+# What raters tell about themselves, if they consent; and under which licence sources stand.
+
+project_attribute = Table(
+    "project_attribute",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("project.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+)
+
+attribute_choice = Table(
+    "attribute_choice",
+    metadata,
+    Column("attribute_id", Text, ForeignKey("project_attribute.id"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("given", Integer, nullable=False),  # where the next one stands; it never goes down
+    UniqueConstraint("attribute_id", "value"),
+    CheckConstraint("given >= 0", name="given"),
+)
+
+group_consent = Table(
+    "group_consent",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("project.id"), nullable=False),
+    Column("annotator_id", Text, ForeignKey("annotator.id"), nullable=False, index=True),
+    Column("statement", Text, nullable=False),  # the words that she agreed to
+    Column("given_at", Text, nullable=False),
+    Column("withdrawn_at", Text),
+)
+
+attribute_value = Table(
+    "attribute_value",
+    metadata,
+    Column("attribute_id", Text, ForeignKey("project_attribute.id"), primary_key=True),
+    Column("annotator_id", Text, ForeignKey("annotator.id"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("consent_id", Text, ForeignKey("group_consent.id"), nullable=False),
+    Column("place", Integer),  # among all who ever gave this value; erased with it
+    Column("value", Text),
+    Column("salt", Text),  # erased with the value: without it the hash tells nothing
+    Column("value_sha256", Text, nullable=False),
+    Column("given_at", Text, nullable=False),
+)
+
+source_licence = Table(  # the newest is in force
+    "source_licence",
+    metadata,
+    Column("project_id", Text, ForeignKey("project.id"), primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("licence", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
 )

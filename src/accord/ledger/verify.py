@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from accord.errors import LedgerError
-from accord.ledger import answers, audit, judging, lineage, projects, queue, schema, store
+from accord.ledger import answers, audit, groups, judging, licences, lineage, projects, queue, schema, store
 from accord.records import Judgement, content_hash
 
 
@@ -31,6 +31,7 @@ def verify(connection: Connection) -> VerifyReport:
         _foreign_keys,
         _texts,
         answers.damaged,
+        groups.damaged,
         _chain,
         _objects,
         _assignments,
@@ -163,6 +164,8 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("training_input", content_hash(detail)), detail
     yield from answers.details(connection)
     yield from projects.details(connection)
+    yield from groups.details(connection)
+    yield from licences.details(connection)
 
 
 def _judgements(connection: Connection) -> list[Judgement]:
