@@ -300,9 +300,9 @@ def _explained(reply: dict[str, Any], wish: Wish) -> SpeechError:
     kind = reply["error"]
     if kind == "stopped":
         return _cancelled()
-    log.error("a policy could not answer talk %s: %s", wish.talk, reply["message"])
     if kind == "too_long":
         return SpeechError("conflict", "the talk is too long for this model; shorten this, or start another")
+    log.error("a policy could not answer talk %s: %s", wish.talk, reply["message"])
     said = {"memory": "the model ran out of memory; try a shorter message"}
     usual = "the model could not answer; the server's log says why"
     return SpeechError("unavailable", said.get(kind, usual), retry_after=10)
