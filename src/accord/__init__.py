@@ -55,6 +55,7 @@ STAGES = {
     "simpo": ("SimpoConfig", "accord.stages.offline"),
     "cpo": ("CpoConfig", "accord.stages.offline"),
     "ppo": ("PpoConfig", "accord.stages.online"),
+    "ppo-lagrangian": ("PpoLagrangianConfig", "accord.stages.online"),
     "grpo": ("GrpoConfig", "accord.stages.online"),
     "rloo": ("RlooConfig", "accord.stages.online"),
     "reinforce++": ("ReinforcePlusPlusConfig", "accord.stages.online"),
@@ -109,6 +110,7 @@ __all__ = [
     "online_dpo",
     "orpo",
     "ppo",
+    "ppo_lagrangian",
     "pretrain",
     "read_samples",
     "reinforce_plus_plus",
@@ -201,6 +203,11 @@ def cpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
 def ppo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
     """Improve a policy by PPO. Settings: `accord.config.PpoConfig`."""
     return _stage("ppo", settings, quiet)
+
+
+def ppo_lagrangian(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Improve a policy by PPO within a limit on cost. Settings: `accord.config.PpoLagrangianConfig`."""
+    return _stage("ppo-lagrangian", settings, quiet)
 
 
 def grpo(*, quiet: bool = False, **settings: Any) -> dict[str, Any]:

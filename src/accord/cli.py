@@ -54,6 +54,7 @@ STAGE_HELP = {
     "simpo": "Improve a policy from preferences, no reference: SimPO.",
     "cpo": "Improve a policy from preferences, no reference: CPO.",
     "ppo": "Improve a policy by PPO against a reward model.",
+    "ppo-lagrangian": "PPO within a limit on cost (Safe RLHF).",
     "grpo": "Improve a policy without a critic: GRPO, Dr. GRPO, DAPO, GSPO.",
     "rloo": "Improve a policy without a critic: leave-one-out REINFORCE.",
     "reinforce++": "Improve a policy without a critic or siblings: REINFORCE++.",

@@ -18,11 +18,12 @@ import accord
 from accord import config as schemas
 from accord.config import OfflineConfig
 from accord.data.batches import collate
+from accord.data.graded import Graded
 from accord.data.render import Encoded
 from accord.errors import ConfigError, DataError, NumericsError
 from accord.records import Group, Prompt
 from accord.stages import common, offline, reference
-from accord.stages.pairs import Judged, Verdict
+from accord.stages.pairs import Judged, Verdict, ranked
 from tiny import tiny_llama, tiny_tokenizer
 
 METHODS = [name for name, (_, module) in accord.STAGES.items() if module == "accord.stages.offline"]
@@ -296,6 +297,58 @@ def test_kto_makes_verdicts_of_pairs_and_dpo_pairs_of_verdicts(world: Path, tmp_
     crossed, _, told = run(settings(world, tmp_path / "c", "dpo", epochs=0.1, data=single, held_out=0.0))
     assert "each good one is paired with each bad one of its prompt: 60 pairs, 0 of 24" in told
     assert crossed["pairs"] == 12 * 1 + 12 * 4
+
+
+def test_dpo_makes_pairs_of_rankings_and_kto_says_that_it_cannot(world: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Say {i}", "completions": ["a", "b", "c"], "ranking": [2, 1, 2], "weight": 3.0}
+        for i in range(4)
+    ]
+    data = str(write(tmp_path / "rankings.jsonl", rows))
+    result, _, told = run(settings(world, tmp_path / "a", data=data, epochs=0.25, held_out=0.0))
+    assert "rankings; each answer is paired with each lower one: 8 pairs" in told
+    assert result["pairs"] == 8
+    with pytest.raises(DataError, match=r"rankings do not say which answers are good.*use `accord dpo`"):
+        run(settings(world, tmp_path / "b", "kto", data=data))
+    tied = str(write(tmp_path / "tied.jsonl", [{**row, "ranking": [1, 1, 1]} for row in rows]))
+    with pytest.raises(DataError, match="all answers of all rankings are tied"):
+        run(settings(world, tmp_path / "c", data=tied))
+
+
+def test_a_ranking_weighs_the_same_however_many_pairs_it_makes() -> None:
+    prompt = Prompt.of("?")
+    (row,) = ranked(
+        [Graded(prompt, ("a", "b", "c"), (1, 2, 3), 6.0), Graded(prompt, ("b", "c", "d"), (2, 2, 1))]
+    )
+    texts = [c.text for c in row.group.completions]
+    assert [(texts[p.chosen], texts[p.rejected], p.weight) for p in row.said] == [
+        ("a", "b", 2.0),
+        ("a", "c", 2.0),
+        ("b", "c", 2.0),
+        ("d", "b", 0.5),
+        ("d", "c", 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"messages": [{"role": "user", "content": "Q"}]},
+            "These are demonstrations, for `accord sft`. Known",
+        ),
+        ({"prompt": "Q", "completion": "a"}, "These are demonstrations, for `accord sft`. Known"),
+        ({"text": "a"}, "These are plain text, for `accord pretrain`. Known"),
+        ({"prompt": "Q", "completions": ["a"], "labels": [1]}, "for `accord reward --loss process`. Known"),
+        ({"strange": "a"}, "Columns found: strange. Known here: preference"),
+    ],
+)
+def test_data_of_another_kind_is_called_by_its_name(
+    world: Path, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    data = str(write(tmp_path / "rows.jsonl", [row]))
+    with pytest.raises(DataError, match=message):
+        run(settings(world, tmp_path / "a", data=data))
 
 
 def test_data_that_cannot_be_compared_is_explained(world: Path, tmp_path: Path) -> None:

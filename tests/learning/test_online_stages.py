@@ -27,7 +27,7 @@ from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
 SCHEMAS = {method.name: schema for schema, method in METHODS.items()}
-WITHOUT_CRITIC = sorted(set(SCHEMAS) - {"ppo"})
+WITHOUT_CRITIC = sorted(set(SCHEMAS) - {"ppo", "ppo-lagrangian"})
 NO_LEASH = {"kl": {"coef": 0.0}, "stop_kl": 100.0}
 # What makes each method learn fast; nothing else differs.
 PACE: dict[str, dict[str, Any]] = {

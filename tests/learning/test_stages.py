@@ -103,7 +103,7 @@ def test_rows_in_any_order_are_the_same_comparisons() -> None:
     ]
 
     def named(preferences: list[Preference]) -> set[tuple[Any, ...]]:
-        (row,) = compared(preferences, {})
+        (row,) = compared(preferences)
         texts = [c.text for c in row.group.completions]
         return {(texts[c.a], texts[c.b], c.label, c.margin) for c in row.said}
 
@@ -151,7 +151,7 @@ def accord_command(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str,
 def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`accord reward --loss cost` and `accord ppo --cost_model`: each z pays, two of four are harm."""
+    """`accord reward --loss cost` and `accord ppo-lagrangian`: each z pays, two of four are harm."""
     rng = random.Random(1)
     safe, unsafe = (
         [a for a in map("".join, product("abcz", repeat=4)) if (a.count("z") > 1) is kind]
@@ -180,7 +180,7 @@ def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
     )
     (tmp_path / "ppo.yaml").write_text(json.dumps(config))
     accord_command(
-        *("ppo", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
+        *("ppo-lagrangian", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
         *("--cost_multiplier_rate", "0.5", "--cost_window", "1", "--out", str(tmp_path / "limited")),
         capsys=capsys,
     )

@@ -109,6 +109,15 @@ class PpoConfig(OnlineConfig):
     cost_window: int = Field(128, gt=0, description="answers over which the mean cost is taken")
 
 
+class PpoLagrangianConfig(PpoConfig):
+    """PPO under a limit on mean cost, by Lagrange's multiplier: Safe RLHF (Dai 2023)."""
+
+    method = "ppo-lagrangian"
+    cost_model: RewardSource = Field(
+        description="what scores harm: `accord reward --loss cost`'s, or as reward_model, higher being worse"
+    )
+
+
 class GrpoConfig(OnlineConfig):
     """Group relative policy optimisation (Shao 2024), with the switches of Dr. GRPO, DAPO and GSPO."""
 

@@ -242,7 +242,7 @@ def _detected(file: str, records: Rows, known: Formats) -> tuple[str, Rows]:
         elif known is formats.DEMONSTRATIONS and {"chosen", "rejected"} <= set(columns):
             advice = "Pairs are for the reward model and for DPO. Demonstrations are: " + advice
         else:
-            advice = "Known here: " + advice
+            advice = f"{formats.what_for(columns)}Known here: {advice}"
         raise DataError(f"{file}: {error}. Columns found: {', '.join(columns)}. {advice}.") from None
     return kind, itertools.chain(head, records)
 

@@ -39,6 +39,19 @@ PROMPTS: Formats = {
     "instruction": ("instruction",),
 }
 
+# What rows of another kind are, by their columns, and which command reads them.
+_OTHERS = (
+    (("chosen", "rejected"), "preferences, for `accord reward` and `accord dpo`"),
+    (("prompt", "completions", "ranking"), "rankings, for `accord reward --loss plackett-luce`"),
+    (("prompt", "completions", "scores"), "scores, for `accord reward --loss regression` or plackett-luce"),
+    (("prompt", "completion", "score"), "scores, for `accord reward --loss regression`"),
+    (("prompt", "completions", "labels"), "labelled steps, for `accord reward --loss process`"),
+    (("prompt", "completion", "label"), "single answers, for `accord kto`"),
+    (("messages",), "demonstrations, for `accord sft`"),
+    (("prompt", "completion"), "demonstrations, for `accord sft`"),
+    (("text",), "plain text, for `accord pretrain`"),
+)
+
 _ROLES = ("system", "user", "assistant", "tool")
 _MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
@@ -60,6 +73,12 @@ def detect(columns: Iterable[str], formats: Formats) -> str:
     if len(fitting) == 1:
         return fitting[0]
     raise RowError(f"fits several formats ({', '.join(fitting)})" if fitting else "fits no known format")
+
+
+def what_for(columns: Iterable[str]) -> str:
+    """A sentence (and a space) on what rows with these columns are for; nothing where that is unknown."""
+    known = set(columns)
+    return next((f"These are {what}. " for needed, what in _OTHERS if known.issuperset(needed)), "")
 
 
 def instances(values: Values, kind: str) -> Iterator[Values]:

@@ -18,6 +18,7 @@ from accord.config import (
     OnlineConfig,
     OnlineDpoConfig,
     PpoConfig,
+    PpoLagrangianConfig,
     ReinforcePlusPlusConfig,
     RlooConfig,
     XpoConfig,
@@ -304,6 +305,7 @@ def by_loss_type(c: GrpoConfig, lengths: Sequence[int]) -> float:
 
 METHODS: Mapping[type[OnlineConfig], Method] = {
     PpoConfig: Method("ppo", "PPO", ppo_credit, ppo_terms, per_token),
+    PpoLagrangianConfig: Method("ppo-lagrangian", "PPO-Lagrangian", ppo_credit, ppo_terms, per_token),
     GrpoConfig: Method("grpo", "GRPO", grpo_credit, grpo_terms, by_loss_type),
     RlooConfig: Method("rloo", "RLOO", rloo_credit, rloo_terms, per_answer),
     ReinforcePlusPlusConfig: Method(

@@ -1,7 +1,7 @@
 """What was said of each prompt's answers, for the methods that learn from it without sampling.
 
 Two shapes: pairs (this answer was preferred to that one) and verdicts (this answer is good, or bad). Data of
-the other shape is converted where that loses nothing that the method needs, and it is said.
+another shape (rankings, too) are converted where that loses nothing that the method needs, and it is said.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from rich.console import Console
 
 from accord.data import containers
 from accord.data.datasets import Unpaired, load_preferences, load_unpaired
 from accord.data.formats import UNPAIRED
+from accord.data.graded import RANKINGS, Graded, load_rankings
 from accord.data.render import Encoded
 from accord.errors import DataError
 from accord.ledger.ledger import Ledger
@@ -68,10 +69,13 @@ class Judged(Generic[Said]):
 def read_pairs(source: str, strict: bool, console: Console) -> list[Judged[Pair]]:
     """Preferences of a file, a hub name or LEDGER#RELEASE; ties say nothing here and are left out.
 
-    Of single answers with a verdict, each good one is paired with each bad one of the same prompt. Raises
-    DataError when that leaves no pair.
+    Of single answers with a verdict, each good one is paired with each bad one of the same prompt; of a
+    ranking, each answer with each lower one. Raises DataError when that leaves no pair.
     """
-    if not _holds_verdicts(source):
+    shape = _shape(source)
+    if shape == "rankings":
+        return _ranked_pairs(source, strict, console)
+    if shape == "preferences":
         return pairs_of(_decided(source, strict, console))
     loaded = load_unpaired(source, strict=strict)
     announce(loaded, "unpaired", console)
@@ -91,8 +95,17 @@ def read_pairs(source: str, strict: bool, console: Console) -> list[Judged[Pair]
 
 
 def read_verdicts(source: str, strict: bool, console: Console) -> list[Judged[Verdict]]:
-    """Single answers with a verdict; of preferences, the chosen answer counts as good, the other as bad."""
-    if _holds_verdicts(source):
+    """Single answers with a verdict; of preferences, the chosen answer counts as good, the other as bad.
+
+    Raises DataError for rankings, which do not say where good ends.
+    """
+    shape = _shape(source)
+    if shape == "rankings":
+        raise DataError(
+            f"{source}: rankings do not say which answers are good, and KTO wants that; use `accord dpo`, "
+            "which pairs them, or give single answers with a label"
+        )
+    if shape == "verdicts":
         loaded = load_unpaired(source, strict=strict)
         announce(loaded, "unpaired", console)
         return verdicts_of(loaded.rows)
@@ -132,6 +145,18 @@ def crossed(answers: Sequence[Unpaired]) -> list[Judged[Pair]]:
         for b in bad[a.prompt.id]
         if a.completion != b.completion
     )
+
+
+def ranked(rankings: Iterable[Graded]) -> list[Judged[Pair]]:
+    """Every answer of a ranking against every lower one; a ranking's pairs together weigh what it does."""
+    said = []
+    for r in rankings:
+        places = range(len(r.grades))
+        decided = [(a, b) for a in places for b in places if r.grades[a] < r.grades[b]]
+        for a, b in decided:
+            pair = partial(Pair, weight=r.weight / len(decided))
+            said.append((r.prompt, (r.completions[a], r.completions[b]), pair))
+    return gather(said)
 
 
 def split_by_prompt(
@@ -183,16 +208,31 @@ def _decided(source: str, strict: bool, console: Console) -> list[Preference]:
     return decided
 
 
-def _holds_verdicts(source: str) -> bool:
-    """Whether the rows are single answers with a label, judging by the first that can be read."""
+def _ranked_pairs(source: str, strict: bool, console: Console) -> list[Judged[Pair]]:
+    loaded = load_rankings(source, strict=strict)
+    announce(loaded, "rankings", console)
+    pairs = ranked(loaded.rows)
+    if not pairs:
+        raise DataError(f"{source}: all answers of all rankings are tied; give some that decide")
+    made = sum(len(row.said) for row in pairs)
+    _say(console, f"{source}: rankings; each answer is paired with each lower one: {made:,} pairs")
+    return pairs
+
+
+def _shape(source: str) -> Literal["preferences", "verdicts", "rankings"]:
+    """What the rows are, judging by the first that can be read; preferences where that is unknown."""
     if in_ledger(source):
-        return False  # a ledger's release holds comparisons
+        return "preferences"  # a ledger's release holds comparisons
     for _, records in containers.read(source, "train"):
         for record in records:
             if isinstance(record, containers.Row):
                 columns = set(record.values)
-                return columns.issuperset(UNPAIRED["unpaired"]) and not columns >= {"chosen", "rejected"}
-    return False
+                if columns >= {"chosen", "rejected"}:
+                    return "preferences"
+                if any(columns.issuperset(needed) for needed in RANKINGS.values()):
+                    return "rankings"
+                return "verdicts" if columns.issuperset(UNPAIRED["unpaired"]) else "preferences"
+    return "preferences"
 
 
 def _say(console: Console, text: str) -> None:
