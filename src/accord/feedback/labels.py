@@ -101,17 +101,22 @@ def aggregate_preferences(
     """One preference a pair from one a judgement, and the note of `pair_labels`.
 
     The provenance is every judgement behind it. `preferences` are those of these judgements, in any order.
+    The pairs of rankings stay as they are: they are not answers of their own to be counted.
     """
     of = {judged.id: judged for judged in judgements}
     texts: dict[str, str] = {}
     prompts = {}
     for said in preferences:
         judged = of[said.provenance[0]]
+        if judged.ranks:
+            continue
         slots = (said.chosen, said.rejected) if judged.strength >= 0 else (said.rejected, said.chosen)
         texts.update(zip(judged.completion_ids, slots, strict=True))
         prompts[judged.id] = said.prompt
+    found = [said for said in preferences if of[said.provenance[0]].ranks]
+    if len(found) == len(preferences):
+        return found, ""
     labels = pair_labels(judgements, how, lengths={i: float(len(text)) for i, text in texts.items()})
-    found = []
     for pair in labels.pairs:
         better, worse = (pair.first, pair.second) if pair.p_first >= 0.5 else (pair.second, pair.first)
         found.append(

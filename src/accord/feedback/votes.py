@@ -48,10 +48,13 @@ class Vote:
 def votes_of(judgements: Iterable[Judgement]) -> list[Vote]:
     """The votes in the order given; of a rater's revisions of one item the last counts.
 
+    Rankings are left out: their pairs are no answers of their own (see `feedback/rankings.py`).
     DataError for a judgement of other than two completions or of a strength outside -3..3.
     """
     last: dict[tuple[str, str], Judgement] = {}
     for judged in judgements:
+        if judged.ranks:
+            continue
         key = judged.item_id, judged.rater
         if key not in last or judged.revision >= last[key].revision:
             last[key] = judged

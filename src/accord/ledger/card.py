@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 from accord.ledger import prepared, projects, store
 from accord.ledger.answers import FLAG, read_answers
 from accord.ledger.exchange import project_judgements, submission_times
+from accord.ledger.rankings import comparisons
 from accord.ledger.schema import assignment, item, judgement, prompt
 from accord.ledger.team_schema import project_guideline, project_item
 from accord.records import Judgement
@@ -27,19 +28,22 @@ def data_card(connection: Connection, project_id: str) -> str:
         for part in parts
         if part.key.startswith(FLAG)
     )
-    ties = sum(judged.strength == 0 for judged in judgements)
+    pairs, ranked = [j for j in judgements if not j.ranks], [j for j in judgements if j.ranks]
+    ties = sum(judged.strength == 0 for judged in pairs)
     figures = [
         ("Judgements", f"{len(judgements)} of {len({j.item_id for j in judgements})} questions"),
         ("Ties", str(ties)),
         ("Raters", _counted(Counter({j.rater: j.rater_kind for j in judgements}.values()))),
-        ("Agreement", agreement(judgements)),
+        ("Agreement", agreement(pairs)),
+        *([("Rankings", ranking_words(ranked))] if ranked else []),
         ("Collected", f"{days[0]} to {days[-1]}" if days else "nothing yet"),
         ("Withdrawn", f"{_withdrawn(connection, project_id)} judgements, which are not among these"),
         ("Flags", _counted(flags)),
     ]
     parts = [
         f"# {_cell(found.name if found else project_id)}",
-        "Pairs of answers that were compared on a 7-point scale, the sides drawn at random.",
+        "Pairs of answers that were compared on a 7-point scale, the sides drawn at random."
+        + (" Of more than two answers, an order with ties." if ranked else ""),
         _table(("", ""), figures),
         "## Guidelines",
         _table(("version", "id", "judgements"), _guidelines(connection, project_id, judgements)),
@@ -50,6 +54,12 @@ def data_card(connection: Connection, project_id: str) -> str:
         _table(("reason", "judgements"), _reasons(connection, judgements)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def ranking_words(ranked: Sequence[Judgement]) -> str:
+    """How many, and how often two raters of one say the same of two of its answers."""
+    agreed = agreement([pair for judged in ranked for pair in comparisons(judged)])
+    return f"{len(ranked)}; two raters' word on two of the answers: {agreed}"
 
 
 def agreement(judgements: Sequence[Judgement]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, lineage, projects, queue, store
+from accord.ledger import answers, lineage, projects, queue, rankings, store
 from accord.ledger.answers import FLAG, RATING, Part
 from accord.ledger.schema import judgement
 from accord.ledger.team_schema import WHOLE
@@ -71,7 +71,10 @@ def submission_times(connection: Connection, judgement_ids: Iterable[str]) -> di
 
 
 def preference_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
-    """TRL's conversational preference rows, one per judgement, with margin and weight; ties say so."""
+    """TRL's conversational preference rows, one per judgement, with margin and weight; ties say so.
+
+    A ranking gives its pairs, without a margin and with the weight of `rankings.pair_weight`.
+    """
     judgements = project_judgements(connection, project_id)
     return (p.to_row() for p in lineage.to_preferences(connection, judgements))
 
@@ -79,9 +82,9 @@ def preference_rows(connection: Connection, project_id: str) -> Iterator[dict[st
 def unpaired_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
     """TRL's unpaired rows, for KTO: the better answer is desirable, the worse one is not.
 
-    Of a tie both are neither, except where the rater called both bad.
+    Of a tie both are neither, except where the rater called both bad. Rankings say nothing about good or bad.
     """
-    judgements = project_judgements(connection, project_id)
+    judgements = [j for j in project_judgements(connection, project_id) if not j.ranks]
     said = answers.read_answers(connection, [j.id for j in judgements])
     for judged, row in zip(judgements, lineage.to_preferences(connection, judgements), strict=True):
         bad = any(part.key == "both_bad" for part in said.get(judged.id, ()))
@@ -104,7 +107,7 @@ def ranking_rows(connection: Connection, project_id: str) -> Iterator[dict[str, 
             "completions": [
                 [{"role": "assistant", "content": completions[c].text}] for c in judged.completion_ids
             ],
-            "ranking": [1 + (judged.strength < 0), 1 + (judged.strength > 0)],
+            "ranking": list(judged.ranks) or [1 + (judged.strength < 0), 1 + (judged.strength > 0)],
         }
 
 
@@ -139,7 +142,8 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
             "prompt": [asdict(m) for m in prompts[judged.prompt_id].messages],
             "answers": [completions[c].text for c in judged.completion_ids],
             "policies": [completions[c].policy_version for c in judged.completion_ids],
-            "strength": judged.strength,
+            "strength": None if judged.ranks else judged.strength,
+            "ranks": list(judged.ranks) or None,
             "both_bad": any(part.key == "both_bad" for part in parts),
             "flags": [_named(parts, FLAG, slot) for slot in range(len(judged.completion_ids))],
             "ratings": _ratings(parts, len(judged.completion_ids)),
@@ -188,22 +192,28 @@ def _span_lines(spans: Sequence[Mapping[str, Any]]) -> str:
 
 
 def judgement_csv(connection: Connection, project_id: str) -> Iterator[str]:
-    """The same as lines of CSV, for spreadsheets: no text in it can run as a formula."""
-    yield csv_line(CSV_COLUMNS)
-    for row in judgement_rows(connection, project_id):
+    """The same as lines of CSV, for spreadsheets: no text in it can run as a formula.
+
+    Rankings bring more columns, at the end.
+    """
+    rows = list(judgement_rows(connection, project_id))
+    most = max((len(row["answers"]) for row in rows), default=2)
+    extra = [f"{name}_{slot}" for slot in range(2, most) for name in ("answer", "flags", "spans")]
+    columns = [*CSV_COLUMNS, *(["ranks", *extra] if extra else [])]
+    yield csv_line(columns)
+    for row in rows:
         turns = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in row["prompt"])
         flat = {
             **row,
             "prompt": turns,
-            "answer_0": row["answers"][0],
-            "answer_1": row["answers"][1],
-            "flags_0": " ".join(row["flags"][0]),
-            "flags_1": " ".join(row["flags"][1]),
-            "spans_0": _span_lines(row["spans"][0]),
-            "spans_1": _span_lines(row["spans"][1]),
+            "ranks": " ".join(map(str, row["ranks"] or ())),
             "shown_left": row["shown"][0],
         }
-        yield csv_line([flat[name] for name in CSV_COLUMNS])
+        for slot, text in enumerate(row["answers"]):
+            flat[f"answer_{slot}"] = text
+            flat[f"flags_{slot}"] = " ".join(row["flags"][slot])
+            flat[f"spans_{slot}"] = _span_lines(row["spans"][slot])
+        yield csv_line(["" if (cell := flat.get(name)) is None else cell for name in columns])
 
 
 def csv_line(cells: Sequence[Any]) -> str:

@@ -54,7 +54,7 @@ def canonical_strength(displayed: int, shown: Sequence[int]) -> int:
 
 
 def check_answer(said: Said, seconds: float, answers: int = 2) -> None:
-    """Raise LedgerError for what does not answer a question of so many answers (WrongAnswerError) or no time."""
+    """Raise LedgerError for no time, and WrongAnswerError for what answers no question of so many answers."""
     if answers > 2:
         if not isinstance(said, Sequence):
             raise WrongAnswerError(

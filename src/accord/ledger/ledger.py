@@ -115,8 +115,8 @@ class Ledger:
     def ask(self, questions: Iterable[Question]) -> list[str]:
         """Put pairs and rankings to raters; the item ids, in the order of the questions. Stores their groups.
 
-        Asking about the same answers again, in any order, gives the same item with its first slots and reason;
-        a larger overlap reopens it for more answers.
+        Asking about the same answers again, in any order, gives the same item with its first slots and
+        reason; a larger overlap reopens it for more answers.
         """
         with self._database.writing() as connection:
             return queue.ask(connection, list(questions), utc_now())
@@ -179,9 +179,9 @@ class Ledger:
     ) -> list[Judgement]:
         """Let one rater answer open items, at most `limit`, through the same rules as lease and submit.
 
-        `answer` returns the displayed strength (of a ranking, the ranks) and the seconds it took. It runs inside a transaction of up
-        to `chunk` items, so others wait for it: for a slow judge choose a small chunk, or lease and submit.
-        When it raises, its chunk leaves no trace and earlier chunks stay.
+        `answer` returns the displayed strength (of a ranking, the ranks) and the seconds it took. It runs
+        inside a transaction of up to `chunk` items, so others wait for it: for a slow judge choose a small
+        chunk, or lease and submit. When it raises, its chunk leaves no trace and earlier chunks stay.
         """
         judgements: list[Judgement] = []
         while limit is None or len(judgements) < limit:

@@ -180,7 +180,8 @@ def lease(
 ) -> list[Assignment]:
     """Up to `limit` open items that this rater has neither answered nor skipped.
 
-    In the order of asking; those of a `project` (its id) by priority first, of other items those of a `kind`. Or just these new `items`.
+    In the order of asking; those of a `project` (its id) by priority first, without one those of a `kind`.
+    Or just these new `items`.
     """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LedgerError(f"a lease of {seconds} seconds makes no sense; give a number of seconds")

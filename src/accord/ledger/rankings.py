@@ -100,8 +100,13 @@ def _comparison(judged: Judgement, one: int, other: int) -> Judgement:
 
 
 def in_words(ranks: Sequence[int], names: str = "ABCDEFGHI") -> str:
-    """As "B > A = D > C"."""
+    """As "B > A = D > C"; "" without ranks."""
     order = sorted(range(len(ranks)), key=lambda answer: (ranks[answer], answer))
     parts = [names[answer] for answer in order]
     signs = ["=" if ranks[a] == ranks[b] else ">" for a, b in pairwise(order)]
-    return " ".join(word for pair in zip(parts, [*signs, ""], strict=True) for word in pair if word)
+    return " ".join(word for pair in zip(parts, [*signs, ""], strict=False) for word in pair if word)
+
+
+def ranks_said(judged: Judgement) -> tuple[int, ...]:
+    """By slot, also of a pair, which is a ranking of two."""
+    return judged.ranks or (1 + (judged.strength < 0), 1 + (judged.strength > 0))

@@ -29,7 +29,8 @@ def why_judgement(connection: Connection, judgement_id: str) -> dict[str, Any]:
         "judgement": judged.id,
         "rater": judged.rater,
         "rater_kind": judged.rater_kind,
-        "strength": judged.strength,
+        "strength": None if judged.ranks else judged.strength,
+        "ranks": list(judged.ranks) or None,
         "seconds": judged.seconds,
         "item": judged.item_id,
         "asked_because": asked.reason,
@@ -58,11 +59,16 @@ def _answers(connection: Connection, judged: Judgement) -> list[dict[str, Any]]:
                 "text": completion.text,
                 "policy": completion.policy_version or None,
                 "sampling": vars(completion.sampling) if completion.sampling else None,
-                "preferred": slot == preferred,
-                "stood": "left" if judged.shown[0] == slot else "right",
+                "preferred": judged.ranks[slot] == 1 if judged.ranks else slot == preferred,
+                "rank": judged.ranks[slot] if judged.ranks else None,
+                "stood": _stood(judged.shown.index(slot), len(judged.shown)),
             }
         )
     return rows
+
+
+def _stood(position: int, answers: int) -> str:
+    return ("left", "right")[position] if answers == 2 else f"at place {position + 1} of {answers}"
 
 
 def who_trained_on(connection: Connection, judgement_id: str) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from accord.evaluation.report_card import ScoredPair
 from accord.feedback.agreement import ceiling
 from accord.feedback.labels import Aggregate, PairLabel, pair_labels
 from accord.ledger.ledger import Ledger
+from accord.ledger.rankings import comparisons
 from accord.records import Judgement, Preference
 from accord.stages.common import announce
 from accord.stages.pairs import Judged, gather, in_ledger
@@ -44,15 +46,18 @@ def read_compared(source: str, strict: bool, console: Console) -> list[Compared]
     if found := in_ledger(source):
         path, release = found
         with Ledger.open(path, create=False) as ledger:
-            judgements = {j.id: j for j in ledger.release_judgements(release)}
+            judgements = [pair for j in ledger.release_judgements(release) for pair in comparisons(j)]
             return compared(ledger.preferences(release), judgements)
     loaded = load_preferences(source, strict=strict)
     announce(loaded, "preferences", console)
-    return compared(loaded.rows, {})
+    return compared(loaded.rows)
 
 
-def compared(preferences: Iterable[Preference], judgements: Mapping[str, Judgement]) -> list[Compared]:
-    """One row for each prompt, whatever order its preferences came in; equal texts are one answer."""
+def compared(preferences: Iterable[Preference], judgements: Sequence[Judgement] = ()) -> list[Compared]:
+    """One row for each prompt, whatever order its preferences came in; equal texts are one answer.
+
+    `judgements` are those of the preferences, in their order, where they are known.
+    """
     return gather(
         (
             p.prompt,
@@ -62,10 +67,10 @@ def compared(preferences: Iterable[Preference], judgements: Mapping[str, Judgeme
                 label=0.5 if p.tie else 1.0,
                 margin=p.margin,
                 weight=p.weight,
-                judgement=judgements.get(p.provenance[0]) if p.provenance else None,
+                judgement=judged,
             ),
         )
-        for p in preferences
+        for p, judged in zip(preferences, judgements or repeat(None), strict=False)
     )
 
 
@@ -74,6 +79,7 @@ def aggregated(
 ) -> list[tuple[Compared, Encoded]]:
     """The rows with one comparison a pair, from all that was said of it; unchanged when `how` is "none".
 
+    A label of what rankings say has their mean weight.
     The report card keeps to single judgements, with which its ceiling can be compared. Raises DataError for
     rows that are no judgements of a ledger.
     """
@@ -86,10 +92,12 @@ def aggregated(
             f"--aggregate {how} needs to know who judged what, which {source} does not tell; give a ledger's "
             "release (LEDGER#RELEASE), or leave --aggregate out"
         )
+    weights: dict[frozenset[str], list[float]] = {}  # of what was said of a pair
     place: dict[str, int] = {}  # of each completion among its prompt's answers
     lengths: dict[str, float] = {}
     for row, c, judged in said:
         assert judged is not None
+        weights.setdefault(frozenset(judged.completion_ids), []).append(c.weight)
         slots = (c.a, c.b) if judged.strength >= 0 else (c.b, c.a)
         for completion_id, index in zip(judged.completion_ids, slots, strict=True):
             place[completion_id] = index
@@ -101,7 +109,9 @@ def aggregated(
     by_prompt: dict[str, list[Comparison]] = {}
     for pair in labels.pairs:
         found = by_prompt.setdefault(prompt_of[pair.judgement_ids[0]], [])
-        found.append(_from_label(pair, place))
+        said_of = weights[frozenset((pair.first, pair.second))]
+        label = _from_label(pair, place)
+        found.append(replace(label, weight=label.weight * sum(said_of) / len(said_of)))
     return [(replace(r, said=tuple(by_prompt[r.group.prompt.id])), e) for r, e in rows]
 
 

@@ -55,7 +55,7 @@ class JudgementBody(Body):
         None, ge=-3, le=3, description="of a pair; 3: left much better, 0: equal, -3: right much better"
     )
     ranks: list[Annotated[int, Field(ge=1, le=MOST)]] | None = Field(
-        None, max_length=MOST, description="of a ranking: each displayed answer's place, 1 the best; equal: tied"
+        None, max_length=MOST, description="of a ranking: each displayed answer's place; equal ones are tied"
     )
     seconds: float = Field(ge=0, le=86_400, allow_inf_nan=False, description="active time")
     key: str = Field(min_length=8, max_length=100, description="the same for every retry of one answer")

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
-from accord.ledger import answers, exchange, judging, projects, store, why
+from accord.ledger import answers, exchange, judging, projects, rankings, store, why
 from accord.ledger.accounts import Account
 from accord.ledger.answers import FLAG, Part
 from accord.ledger.projects import Project
-from accord.ledger.schema import annotator, assignment, judgement, preference, release, release_row
+from accord.ledger.schema import annotator, assignment, item, judgement, preference, release, release_row
 from accord.ledger.spans import SPAN
 from accord.ledger.team_schema import answer, project_item
 from accord.records import Completion, Judgement
@@ -124,16 +124,18 @@ def chosen_judgements(connection: Connection, project_id: str, rater: str, stren
         judgement.join(assignment)
         .join(annotator)
         .join(project_item, project_item.c.item_id == assignment.c.item_id)
-        .join(preference, preference.c.judgement_id == judgement.c.id)
+        .join(item, item.c.id == assignment.c.item_id)
     )
     rows = select(judgement.c.id).select_from(joined).where(project_item.c.project_id == project_id)
     rows = rows.where(judgement.c.status == "active")
     if rater:
         rows = rows.where(annotator.c.pseudonym == rater)
-    if strength is not None:
-        rows = rows.where(preference.c.strength == abs(strength))
+    if strength is not None:  # which is a pair's
+        said = exists().where(preference.c.judgement_id == judgement.c.id)
+        said = said.where(preference.c.strength == abs(strength))
         if strength:
-            rows = rows.where(preference.c.slot_hi == (0 if strength > 0 else 1))
+            said = said.where(preference.c.slot_hi == (0 if strength > 0 else 1))
+        rows = rows.where(said, item.c.kind == "pair")
     newest = rows.order_by(judgement.c.submitted_at.desc(), judgement.c.id)
     return list(connection.execute(newest).scalars())
 
@@ -166,6 +168,7 @@ def judgement_rows(
                 "strength": judging.canonical_strength(judged.strength, judged.shown)
                 if as_shown
                 else judged.strength,
+                "ranking": ranking_text(judged, as_shown=as_shown),
                 "both_bad": any(part.key == "both_bad" for part in parts),
                 "flags": sorted(flags),
                 "spans": _span_rows(judged, parts, texts, as_shown=as_shown)
@@ -209,8 +212,8 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
     """`why_judgement` with texts as HTML and grades in words."""
     told = why.why_judgement(connection, judgement_id)
     numbers = {version.id: version.n for version in reversed(projects.guidelines(connection, project.id))}
-    strengths = {
-        judged.id: judged.strength
+    in_words = {
+        judged.id: ranking_text(judged) or strength_text(judged.strength)
         for judged in judging.read_judgements(
             connection, ids=[row["id"] for row in told["revisions"]], include_superseded=True
         )
@@ -223,7 +226,7 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
     return told | {
         "said": [part for part in told["said"] if not part["key"].startswith(SPAN)],
         "spans": [asdict(s) | {"quote": quoted(texts[s.position], s.start, s.end)[0]} for s in spans],
-        "strength_text": strength_text(told["strength"], both_bad),
+        "strength_text": strength_text(told["strength"], both_bad) if both_bad else in_words[judgement_id],
         "prompt": [{**turn, "html": str(render_text(turn["text"]))} for turn in told["prompt"]],
         "answers": [
             {
@@ -239,10 +242,14 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
             "n": numbers.get(guideline["id"]),
             "html": str(render_text(guideline["text"], wrapped=True)),
         },
-        "revisions": [
-            row | {"strength_text": strength_text(strengths[row["id"]])} for row in told["revisions"]
-        ],
+        "revisions": [row | {"strength_text": in_words[row["id"]]} for row in told["revisions"]],
     }
+
+
+def ranking_text(judged: Judgement, *, as_shown: bool = False) -> str:
+    """A ranking by its answers' letters, of slots or as they were shown; "" for a pair."""
+    ranks = rankings.as_displayed(judged.ranks, judged.shown) if as_shown and judged.ranks else judged.ranks
+    return rankings.in_words(ranks)
 
 
 def strength_text(strength: int, both_bad: bool = False) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select
 
 from accord.ledger import Ledger, exchange, projects
 from accord.ledger.database import utc_now
-from accord.ledger.schema import assignment, judgement, preference
+from accord.ledger.schema import assignment, item, judgement, preference
 from accord.ledger.team_schema import answer, project_item
 from accord.web.quality_figures import Figure, advice, figures_of, share_figure
 
@@ -143,6 +143,7 @@ def _state(connection: Connection, project_id: str) -> State:
 def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     joined, here = _of_project(project_id)
     said = joined.join(preference, preference.c.judgement_id == judgement.c.id)
+    said = said.join(item, (item.c.id == assignment.c.item_id) & (item.c.kind == "pair"))
     grades = select(preference.c.slot_hi, preference.c.strength, func.count().label("n"))
     rows = grades.select_from(said).where(here).group_by(preference.c.slot_hi, preference.c.strength)
     strengths = dict.fromkeys(range(-3, 4), 0)
@@ -154,15 +155,19 @@ def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     marked = marked.select_from(joined.join(answer, answer.c.judgement_id == judgement.c.id))
     bad = connection.execute(marked.where(here, answer.c.key == "both_bad")).scalar_one()
     counts = projects.counts(connection, project_id)
-    figures = _refusals(sum(strengths.values()), strengths[0], int(bad), counts["skipped"])
+    by_day = [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))]
+    figures = _refusals(sum(strengths.values()), strengths[0], int(bad))
+    given, skipped = sum(row["answered"] for row in by_day), counts["skipped"]
+    meaning = "how often a question was given back"
+    figures.append(share_figure("skipped", "Skipped", skipped, given + skipped, meaning))
     return {
         "strengths": [{"strength": s, "count": n} for s, n in strengths.items()],
-        "days": [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))],
+        "days": by_day,
         "figures": figures,
     }
 
 
-def _refusals(n: int, ties: int, bad: int, skipped: int) -> Sequence[Figure | Mapping[str, Any]]:
+def _refusals(n: int, ties: int, bad: int) -> list[Figure]:
     return [
         share_figure("ties", "Called equal", ties, n, "how often neither answer was better"),
         share_figure(

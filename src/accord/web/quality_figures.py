@@ -15,9 +15,12 @@ FEW = 40  # values below which agreement is known only roughly
 
 def figures_of(found: Found, guidelines: Mapping[str, int]) -> dict[str, Any]:
     """The page's figures of a measurement (`stages.quality.measure`); `guidelines`: version number by id."""
+    ranked = _rankings(found["rankings"]) if found["rankings"] else []
+    if not found["judgements"]:
+        return {"summary": ranked, "raters": []}
     fitted = {rater["rater"]: rater for rater in found["reliability"]["raters"]}
     return {
-        "summary": _team(found),
+        "summary": [*_team(found), *ranked],
         "raters": [
             _rater(rater, fitted.get(rater["rater"]), found["copying"]) for rater in found["by_rater"]
         ],
@@ -75,6 +78,13 @@ def share_figure(key: str, label: str, hits: int, n: int, meaning: str) -> Figur
 
 
 # Everybody together
+
+
+def _rankings(found: Found) -> list[Figure]:
+    return [
+        figure("tau", "Kendall's tau of rankings", "alpha", found["tau"]),
+        figure("ranked_alike", "Raw agreement inside rankings", "share", found["same"]),
+    ]
 
 
 def _team(found: Found) -> list[Figure]:
