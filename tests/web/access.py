@@ -32,6 +32,9 @@ MEMBER = _only("owner", "manager", "adjudicator", "rater", "viewer")
 JUDGE = _only("owner", "manager", "adjudicator", "rater")
 QUALITY = _only("owner", "manager", "viewer")
 MANAGE = _only("owner", "manager")
+NOT_YET: Expected = {who: 409 if found == IN else found for who, found in MEMBER.items()}  # too few answers
+OWN = _only("owner")
+NOT_ASKED: Expected = {who: 404 if found == IN else found for who, found in OWN.items()}
 HOLDER: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401, "rater": IN}  # not even an administrator
 # whoever may judge, but only the rater has an answer that can be undone
 ANSWERED: Expected = JUDGE | dict.fromkeys(("admin", "owner", "manager", "adjudicator"), 404)
@@ -72,6 +75,13 @@ ACCESS: dict[str, Access] = {
     "GET /account": page(SIGNED_IN),
     "GET /account/withdraw": page(SIGNED_IN),
     f"GET {P}/withdrawals": page(MANAGE),
+    f"GET {P}/groups": page(MANAGE),
+    f"GET {P}/about-me": page(MEMBER),
+    f"GET {API}{P}/attributes": Access(MEMBER, None, "read"),
+    f"POST {API}{P}/attributes": Access(OWN, {"name": "region", "choices": ["a", "b"]}, "manage"),
+    f"DELETE {API}{P}/attributes/{{attribute_id}}": Access(NOT_ASKED, None, "manage"),
+    f"PUT {API}{P}/about-me": Access(NOT_YET, {"consent": True, "values": {}}),
+    f"DELETE {API}{P}/about-me": Access(MEMBER),
     f"GET {P}": page(MEMBER),
     f"GET {P}/guideline": page(MEMBER),
     f"GET {P}/judge": page(JUDGE),
@@ -160,6 +170,7 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "token_id": "0123456789abcdef",
         "talk_id": inner.talk,
         "token": "no-such-token",
+        "attribute_id": "0123456789abcdef",
         "format": "judgements.csv",
         "file": "app.js",
         "run": "no-such-run",

@@ -242,7 +242,7 @@ def forget(connection: Connection, annotator_id: str, now: str) -> int:
 
 def _audit_consent(connection: Connection, consent_id: str, action: str, now: str) -> None:
     row = connection.execute(select(group_consent).where(group_consent.c.id == consent_id)).mappings().one()
-    entry = audit.Entry(action, "group_consent", consent_id, _consent_detail(row))
+    entry = audit.Entry(action, "group_consent", consent_id, _consent_detail(dict(row)))
     audit.append(connection, [entry], now)
 
 
@@ -275,9 +275,9 @@ def details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
     """What `verify` compares with the audit trail."""
     yield from _attribute_details(connection)
     for row in connection.execute(select(group_consent)).mappings():
-        yield ("group_consent", row["id"]), _consent_detail(row)
+        yield ("group_consent", row["id"]), _consent_detail(dict(row))
     for row in connection.execute(select(attribute_value)).mappings():
-        yield _value_detail(row)
+        yield _value_detail(dict(row))
 
 
 def _attribute_details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:

@@ -19,8 +19,8 @@ from accord.errors import DataError
 from accord.feedback.agreement import agreement, ceiling
 from accord.feedback.copying import copy_weights, find_copying
 from accord.feedback.drift import by_group, by_guideline, change_point, over_time
+from accord.feedback.groups import Batches, group_figures
 from accord.feedback.kappa import cohen_kappa, fleiss_kappa
-from accord.feedback.rankings import ranking_quality
 from accord.feedback.raters import rater_quality
 from accord.feedback.reliability import Reliability, fit_reliability
 from accord.feedback.votes import Vote, first_votes, strength_ratings, votes_of, winner_ratings
@@ -100,21 +100,17 @@ def measure(
 ) -> dict[str, Any]:
     """Everything, as plain JSON. With `pairs` also each pair's soft label, margin and weight.
 
-    Raters who are suspected of copying share their votes in the reliability model. Rankings have figures of
-    their own, and where there is nothing else only those. DataError when there are no judgements.
+    Raters who are suspected of copying share their votes in the reliability model. DataError when there
+    are no judgements.
     """
     ordered = sorted(facts.judgements, key=lambda j: (facts.times.get(j.id, ""), j.id))
-    votes, ranked = votes_of(ordered), ranking_quality(ordered, n_boot=n_boot, seed=seed)
-    if not votes and ranked is None:
-        raise DataError("there are no judgements to measure; collect some first")
-    rankings = {"rankings": None if ranked is None else ranked.to_json()}
+    votes = votes_of(ordered)
     if not votes:
-        return {"judgements": 0, **rankings}
+        raise DataError("there are no judgements to measure; collect some first")
     copying = find_copying(votes)
     weights = copy_weights(votes, copying)
     settings = {"n_boot": n_boot, "seed": seed}
     found: dict[str, Any] = {
-        **rankings,
         "judgements": len(votes),
         "pairs": len({vote.pair for vote in votes}),
         "raters": len({vote.rater for vote in votes}),
@@ -137,6 +133,13 @@ def measure(
         shown, withheld = by_group(votes, groups, **settings)
         found["by_group"] = {"groups": [asdict(group) for group in shown], "withheld": withheld}
     return found
+
+
+def measure_groups(facts: Facts, asked: Mapping[str, Batches], *, seed: int = 0) -> dict[str, Any]:
+    """Figures of groups of raters, by attribute, where they tell nothing of fewer than five people."""
+    ordered = sorted(facts.judgements, key=lambda j: (facts.times.get(j.id, ""), j.id))
+    found = group_figures(votes_of(ordered), asked, lengths=facts.lengths, seed=seed)
+    return {name: [asdict(group) for group in shown] for name, shown in found.items()}
 
 
 def _agreement(votes: Sequence[Vote], n_boot: int, seed: int) -> dict[str, Any]:
@@ -172,10 +175,6 @@ def _reliability(fitted: Reliability, pairs: bool) -> dict[str, Any]:
 
 def print_text(found: Mapping[str, Any], console: Console) -> None:
     """The numbers as tables, the raters with their flags last."""
-    if found["rankings"]:
-        _print_rankings(found["rankings"], console)
-    if not found["judgements"]:
-        return
     simulated = " Simulated raters, no people." if found["simulated"] else ""
     console.print(
         f"{found['judgements']} judgements of {found['pairs']} pairs by {found['raters']} raters; "
@@ -212,18 +211,6 @@ def print_text(found: Mapping[str, Any], console: Console) -> None:
             console.print(f"{escape(rater['rater'])}: {flag['kind']}: {escape(flag['evidence'])}")
     for suspects in found["copying"]:
         console.print(f"copying? {escape(suspects['evidence'])}")
-
-
-def _print_rankings(found: Mapping[str, Any], console: Console) -> None:
-    console.print(
-        f"{found['n']} rankings of {found['questions']} questions: Kendall's tau-b {_shown(found['tau'])}, "
-        f"the same said of two answers {_shown(found['same'])}",
-        markup=False,
-        highlight=False,
-    )
-    for rater in found["raters"]:
-        told = f"{rater['n']}, tau {_shown(rater['tau'])}, {rater['seconds']['value']:.1f} s"
-        console.print(f"  {rater['rater']}: {told}", markup=False, highlight=False)
 
 
 def _rater_table(found: Mapping[str, Any]) -> Table:

@@ -16,17 +16,18 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, func, select
 
-from accord.ledger import Ledger, exchange, projects
+from accord.ledger import Ledger, exchange, groups, projects
 from accord.ledger.database import utc_now
-from accord.ledger.schema import assignment, item, judgement, preference
+from accord.ledger.schema import assignment, judgement, preference
 from accord.ledger.team_schema import answer, project_item
-from accord.web.quality_figures import Figure, advice, figures_of, share_figure
+from accord.records import content_hash
+from accord.web.quality_figures import Figure, advice, figures_of, figures_of_groups, share_figure
 
 PATIENCE = 0.7  # seconds that a page waits for new statistics
 REST = 10.0  # times as long as the last computation took, until the next one: raters come first
 IMPATIENT = 0.5  # seconds; what takes less may be computed at any time
 
-State = tuple[int, str, int]
+State = tuple[int, str, int, str]
 
 
 @dataclass
@@ -63,6 +64,8 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
     if desk.error is not None:
         raise desk.error
     found = desk.figures if state[0] else None
+    if found and desk.state and desk.state[3] != state[3]:  # what somebody took back is told no more
+        found = {**found, "groups": []}
     pending = bool(state[0]) and desk.state != state
     summary = [*(found["summary"] if found else []), *counted.pop("figures")]
     raters = found["raters"] if found else []
@@ -70,6 +73,7 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
         "guidelines": [],
         "windows": [],
         "couples": [],
+        "groups": [],
         "computed_at": utc_now(),
         **(found or {}),
         **counted,
@@ -119,8 +123,11 @@ def compute(ledger: Ledger, project_id: str) -> dict[str, Any]:
     with ledger.reading() as connection:
         facts = quality.facts_of(connection, exchange.project_judgements(connection, project_id))
         versions = projects.guidelines(connection, project_id)
+        asked = groups.attributes(connection, project_id)
+        batches = groups.batches(connection, project_id)
     numbers = {version.id: version.n for version in reversed(versions)}
-    return {**figures_of(quality.measure(facts), numbers), "computed_at": utc_now()}
+    told = figures_of_groups(asked, quality.measure_groups(facts, batches)) if asked else []
+    return {**figures_of(quality.measure(facts), numbers), "groups": told, "computed_at": utc_now()}
 
 
 # Counting, which is quick
@@ -133,17 +140,17 @@ def _of_project(project_id: str) -> tuple[Any, Any]:
 
 
 def _state(connection: Connection, project_id: str) -> State:
-    """Active judgements, when the last was given, and how many guideline versions there are."""
+    """Active judgements, when the last was given, how many guideline versions, and who is in groups."""
     joined, here = _of_project(project_id)
     columns = select(func.count(), func.max(judgement.c.submitted_at)).select_from(joined).where(here)
     n, last = connection.execute(columns).one()
-    return int(n), last or "", len(projects.guidelines(connection, project_id))
+    told = content_hash(groups.batches(connection, project_id))
+    return int(n), last or "", len(projects.guidelines(connection, project_id)), told
 
 
 def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     joined, here = _of_project(project_id)
     said = joined.join(preference, preference.c.judgement_id == judgement.c.id)
-    said = said.join(item, (item.c.id == assignment.c.item_id) & (item.c.kind == "pair"))
     grades = select(preference.c.slot_hi, preference.c.strength, func.count().label("n"))
     rows = grades.select_from(said).where(here).group_by(preference.c.slot_hi, preference.c.strength)
     strengths = dict.fromkeys(range(-3, 4), 0)
@@ -155,19 +162,15 @@ def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     marked = marked.select_from(joined.join(answer, answer.c.judgement_id == judgement.c.id))
     bad = connection.execute(marked.where(here, answer.c.key == "both_bad")).scalar_one()
     counts = projects.counts(connection, project_id)
-    by_day = [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))]
-    figures = _refusals(sum(strengths.values()), strengths[0], int(bad))
-    given, skipped = sum(row["answered"] for row in by_day), counts["skipped"]
-    meaning = "how often a question was given back"
-    figures.append(share_figure("skipped", "Skipped", skipped, given + skipped, meaning))
+    figures = _refusals(sum(strengths.values()), strengths[0], int(bad), counts["skipped"])
     return {
         "strengths": [{"strength": s, "count": n} for s, n in strengths.items()],
-        "days": by_day,
+        "days": [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))],
         "figures": figures,
     }
 
 
-def _refusals(n: int, ties: int, bad: int) -> list[Figure]:
+def _refusals(n: int, ties: int, bad: int, skipped: int) -> Sequence[Figure | Mapping[str, Any]]:
     return [
         share_figure("ties", "Called equal", ties, n, "how often neither answer was better"),
         share_figure(

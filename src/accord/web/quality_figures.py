@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accord.ledger.groups import Attribute
+
 Figure = dict[str, Any]
 Found = Mapping[str, Any]
 
@@ -15,12 +17,9 @@ FEW = 40  # values below which agreement is known only roughly
 
 def figures_of(found: Found, guidelines: Mapping[str, int]) -> dict[str, Any]:
     """The page's figures of a measurement (`stages.quality.measure`); `guidelines`: version number by id."""
-    ranked = _rankings(found["rankings"]) if found["rankings"] else []
-    if not found["judgements"]:
-        return {"summary": ranked, "raters": []}
     fitted = {rater["rater"]: rater for rater in found["reliability"]["raters"]}
     return {
-        "summary": [*_team(found), *ranked],
+        "summary": _team(found),
         "raters": [
             _rater(rater, fitted.get(rater["rater"]), found["copying"]) for rater in found["by_rater"]
         ],
@@ -77,14 +76,41 @@ def share_figure(key: str, label: str, hits: int, n: int, meaning: str) -> Figur
     return figure(key, label, "share", {"value": p, "low": low, "high": high, "n": n, "meaning": meaning})
 
 
+def figures_of_groups(
+    asked: Sequence[Attribute], found: Mapping[str, Sequence[Found]]
+) -> list[dict[str, Any]]:
+    """For each thing that raters are asked: the groups that may be shown, and the names of the others."""
+    rows = []
+    for attribute in asked:
+        shown = {
+            group["value"]: {
+                "name": group["value"],
+                "answered": group["n_votes"],
+                "figures": [
+                    figure("people", "People", "count", _count(group["n_people"])),
+                    figure("within", "Agree within", "share", group["within"]),
+                    figure("across", "Agree with other groups", "share", group["across"]),
+                    figure("ties", "Called equal", "share", group["ties"]),
+                    figure("longer", "Longer chosen", "share", group["longer"]),
+                ],
+            }
+            for group in found.get(attribute.id, ())
+        }
+        rows.append(
+            {
+                "name": attribute.name,
+                "groups": [shown[value] for value in attribute.choices if value in shown],
+                "withheld": [value for value in attribute.choices if value not in shown],
+            }
+        )
+    return rows
+
+
+def _count(n: int) -> Found:
+    return {"value": n, "low": None, "high": None, "n": n, "meaning": "people, in whole batches of five"}
+
+
 # Everybody together
-
-
-def _rankings(found: Found) -> list[Figure]:
-    return [
-        figure("tau", "Kendall's tau of rankings", "alpha", found["tau"]),
-        figure("ranked_alike", "Raw agreement inside rankings", "share", found["same"]),
-    ]
 
 
 def _team(found: Found) -> list[Figure]:

@@ -13,7 +13,8 @@ function bodyOf(form) {
   const fields = [...form.elements].filter((f) => f.name && !("ignore" in f.dataset) && f.type !== "file" && !f.readOnly);
   const body = {};
   for (const field of fields) {
-    if ("group" in field.dataset) (body[field.name] ??= []).push(...(field.checked ? [field.value] : []));
+    if (field.dataset.into) (body[field.dataset.into] ??= {})[field.name] = value(field);
+    else if ("group" in field.dataset) (body[field.name] ??= []).push(...(field.checked ? [field.value] : []));
     else if (field.type !== "radio" || field.checked) body[field.name] = value(field);
   }
   return form.dataset.wrap ? { [form.dataset.wrap]: body } : body;
