@@ -25,7 +25,7 @@ from accord.web.api_rater import LEASE_SECONDS
 from accord.web.auth import Member, RefusedError, Site, caller, member_in, needs, not_found, site_of
 from accord.web.body import Body, ErrorReply
 from accord.web.policies import Drawn, Policies, SpeechError, Wish
-from accord.web.questions import DEFAULT_FORM, shown_question, shown_turn
+from accord.web.questions import form_of, shown_question, shown_turn
 from accord.web.render import render_text
 from accord.web.templating import page
 
@@ -222,7 +222,8 @@ def talk_page(request: Request, who: Judge, talk: Annotated[str, Query(max_lengt
         request,
         "talk.html",
         who=who,
-        form=DEFAULT_FORM | dict(who.project.form),
+        form=form_of(who.project),
+        settling=False,
         guideline=guideline,
         boot={"state": state, "turns": MOST_TURNS},
         talks=mine,
