@@ -6,6 +6,11 @@ All see about as many answer tokens in training: 448 answers, sampled by the pol
 judged ones. Each is compared with the SFT policy by the same fresh raters on the held-out products. One
 method, one process, so that its peak memory is its own. Resumable: what is done is only read again, and what
 was interrupted goes on. Writes table.md, methods.json and methods.svg into the output folder.
+
+`trained on` counts answers and their tokens; a token counts once however often an answer was judged or passed
+over. Tokens per second divide them by the time of the steps: with sampling and scoring, which belong to every
+step of the on-policy methods, and without the reference's one pass and the evaluation. KTO passes over
+twice as many answers as it trains on, for its baseline. Minutes are all of the training.
 """
 
 from __future__ import annotations
@@ -16,12 +21,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import yaml
+from rich.console import Console
 
 import accord
+from accord.loop import quickstart_file
+from accord.stages.common import open_bench, order
+from accord.stages.pairs import read_pairs, split_by_prompt
 from accord.training.run import peak_rss_gb
 
 LORA = {"r": 16, "alpha": 32, "layers": 0.5}
@@ -68,8 +79,8 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "reinforce++": {**ONLINE, "k": 4, "minibatches": 2, "kl": KL, "optim": ONLINE_OPTIM},
 }
 HEADER = (
-    "| method | wins against SFT | mean KL | tokens an answer | ends | reward | invented | minutes | GB |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| method | wins against SFT | mean KL | tokens an answer | ends | reward | invented "
+    "| trained on: answers | tokens | tokens/s | minutes | GB |\n" + 12 * "|---" + "|"
 )
 
 
@@ -104,10 +115,36 @@ def evaluate(model: str, base: Path, out: Path, seed: int) -> dict[str, Any]:
     )
 
 
+def effort(method: str, base: Path, train: Path, seed: int) -> dict[str, float]:
+    """How many answers and tokens a finished run trained on, and how many tokens in a second of its steps."""
+    rows = [json.loads(text) for text in (train / "metrics.jsonl").read_text().splitlines()]
+    if "completions/mean_length" in rows[0]:
+        settings = METHODS.get(method) or yaml.safe_load(quickstart_file().read_text())[method]
+        each = settings.get("prompts_per_iteration", 8) * settings["k"]
+        answers, tokens = each * len(rows), sum(each * row["completions/mean_length"] for row in rows)
+    else:
+        lengths = judged_lengths(base, seed)
+        size = OFFLINE["batch_size"]
+        seen = [i for step in range(len(rows)) for i in order(len(lengths), size, step, seed)]
+        answers, tokens = sum(len(lengths[i]) for i in seen), sum(sum(lengths[i]) for i in seen)
+    seconds = sum(row["seconds"] for row in rows)
+    return {"answers": answers, "trained_tokens": tokens, "tokens_per_second": tokens / seconds}
+
+
+@cache
+def judged_lengths(base: Path, seed: int) -> list[list[int]]:
+    """The tokens of each judged answer, prompt by prompt as the offline methods have them."""
+    renderer = open_bench(str(base / "sft/model"), "float32").renderer
+    judged = read_pairs(f"{base / 'ledger.sqlite'}#round-1", False, Console(quiet=True))
+    train, _ = split_by_prompt([(row, renderer.group(row.group)) for row in judged], 0.0, seed)
+    return [[len(ids) for ids in encoded.completion_ids] for _, encoded in train]
+
+
 def quickstart_rows(base: Path) -> list[dict[str, Any]]:
     """PPO and best of 4, which the quickstart itself has done."""
     report = json.loads((base / "report.json").read_text())
     ppo = {"method": "ppo", "policy": report["policy"], "minutes": report["seconds"]["round-1/ppo"] / 60}
+    ppo |= effort("ppo", base, base / "round-1/ppo", 0)
     best = {"method": "best of 4", "policy": report["best_of_n"]}
     return [{**ppo, "peak_rss_gb": report["peak_rss_gb"]}, best]
 
@@ -122,7 +159,14 @@ def line(row: Mapping[str, Any]) -> str:
     wins = f"{policy['win_rate_vs_sft']:.3f} [{policy['low']:.2f}, {policy['high']:.2f}]"
     kinds = [("kl", 1), ("length_after", 0), ("ended_after", 2), ("reward_after", 2), ("invented_after", 2)]
     cells = [row["method"], wins, *(cell(*kind) for kind in kinds)]
-    return "| " + " | ".join([*cells, cell("minutes", 1), cell("peak_rss_gb", 1)]) + " |"
+    spent = [
+        ("answers", 0),
+        ("trained_tokens", 0),
+        ("tokens_per_second", 0),
+        ("minutes", 1),
+        ("peak_rss_gb", 1),
+    ]
+    return "| " + " | ".join([*cells, *(cell(*kind) for kind in spent)]) + " |"
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -160,8 +204,11 @@ def main() -> None:
         if not (arguments.out / method / "done.json").exists():
             own = ["--base", arguments.base, "--out", arguments.out, "--seed", arguments.seed]
             subprocess.run([sys.executable, __file__, "--one", method, *map(str, own)], check=True)
-    found = [arguments.out / method / "done.json" for method in METHODS]
-    rows = quickstart_rows(arguments.base) + [json.loads(p.read_text()) for p in found if p.exists()]
+    rows = quickstart_rows(arguments.base)
+    for method in METHODS:
+        if (done := arguments.out / method / "done.json").exists():
+            spent = effort(method, arguments.base, arguments.out / method / "train", arguments.seed)
+            rows.append({**json.loads(done.read_text()), **spent})
     table = "\n".join(
         [HEADER, *(line(r) for r in sorted(rows, key=lambda r: -r["policy"]["win_rate_vs_sft"]))]
     )
