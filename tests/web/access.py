@@ -42,6 +42,7 @@ ANSWERED: Expected = JUDGE | dict.fromkeys(("admin", "owner", "manager", "adjudi
 RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "outsider": IN}
 NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
 NO_RELEASE: Expected = {who: 404 if found == IN else found for who, found in MANAGE.items()}
+NO_MEDIUM: Expected = {who: 404 if found == IN else found for who, found in JUDGE.items()}
 NOTHING: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401}  # objects that this account does not have
 
 
@@ -93,6 +94,7 @@ ACCESS: dict[str, Access] = {
     f"GET {P}/judgements": page(MANAGE),
     f"GET {P}/judgements/{{judgement_id}}": page(MANAGE),
     f"GET {P}/settings": page(MANAGE),
+    f"GET {P}/media/{{media_id}}": page(NO_MEDIUM),
     "GET /static/{file}": page(ANYONE),
     "GET /runs": page(RUNS),
     "GET /runs/{run}": page(NO_RUN),
@@ -172,6 +174,7 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "token": "no-such-token",
         "attribute_id": "0123456789abcdef",
         "format": "judgements.csv",
+        "media_id": "0" * 64,
         "file": "app.js",
         "run": "no-such-run",
     }

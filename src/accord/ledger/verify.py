@@ -11,7 +11,19 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from accord.errors import LedgerError
-from accord.ledger import answers, audit, groups, judging, licences, lineage, projects, queue, schema, store
+from accord.ledger import (
+    answers,
+    audit,
+    groups,
+    judging,
+    licences,
+    lineage,
+    media,
+    projects,
+    queue,
+    schema,
+    store,
+)
 from accord.records import Judgement, content_hash
 
 
@@ -31,6 +43,7 @@ def verify(connection: Connection) -> VerifyReport:
         _foreign_keys,
         _texts,
         answers.damaged,
+        media.damaged,
         groups.damaged,
         _chain,
         _objects,
@@ -166,6 +179,7 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
     yield from projects.details(connection)
     yield from groups.details(connection)
     yield from licences.details(connection)
+    yield from media.details(connection)
 
 
 def _judgements(connection: Connection) -> list[Judgement]:

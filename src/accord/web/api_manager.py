@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
@@ -15,11 +16,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from accord.errors import DataError, LedgerError
-from accord.ledger import accounts, exchange, judging, lineage, projects, queue, why
+from accord.ledger import accounts, exchange, judging, lineage, media, projects, queue, why
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
+from accord.ledger.media import Medium
 from accord.records import Preference
-from accord.web import files, listing
+from accord.web import files, listing, media_import
 from accord.web.auth import (
     Member,
     RefusedError,
@@ -40,7 +42,7 @@ router = APIRouter(prefix="/api/v1", tags=["managing"])
 LONGEST_GUIDELINE = 200_000
 SHOWN_PROBLEMS = 100
 VISIBLE = r"\S"  # something other than spaces
-IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet)$")
+IMPORT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|zip)$")
 
 Manager = Annotated[Member, Depends(needs("manage"))]
 ManagerReads = Annotated[Member, Depends(needs("manage", "read"))]
@@ -158,7 +160,7 @@ async def import_file(
     suffix = IMPORT_SUFFIX.search(name.lower())
     if suffix is None:
         raise RefusedError(
-            422, "invalid", "the file's name must end in .jsonl, .json, .csv, .tsv or .parquet"
+            422, "invalid", "the file's name must end in .jsonl, .json, .csv, .tsv, .parquet or .zip"
         )
     handle, path = tempfile.mkstemp(suffix=suffix.group(), prefix="accord-import-")
     try:
@@ -170,25 +172,39 @@ async def import_file(
                     raise RefusedError(413, "too_large", f"the file is larger than {IMPORT_BYTES >> 20} MB")
                 file.write(part)
         read = partial(_read_pairs, path, os.path.basename(name), format)
-        rows, problems = await run_in_threadpool(read)
-        added, known = await run_in_threadpool(_ask, request, who, rows, reason, gold)
+        rows, problems, found = await run_in_threadpool(read)
+        added, known = await run_in_threadpool(_ask, request, who, rows, found, reason, gold)
     finally:
         os.unlink(path)
+        Path(media_import.lines_path(path)).unlink(missing_ok=True)
     shown = [{"line": line, "what": what} for line, what in problems[:SHOWN_PROBLEMS]]
     return {"added": added, "known": known, "problems": shown, "problem_count": len(problems)}
 
 
-def _read_pairs(path: str, name: str, format: files.Format) -> tuple[list[Preference], list[files.Bad]]:
-    """The file at `path`, which people call `name`. Raises RefusedError."""
+Read = tuple[list[Preference], list[files.Bad], list[Medium]]
+
+
+def _read_pairs(path: str, name: str, format: files.Format) -> Read:
+    """The file at `path`, which people call `name`, with the media of its rows. Raises RefusedError."""
     try:
-        rows, problems = files.read_pairs(path, format)
+        unpacked = media_import.unpack(path)
+        lines = path if unpacked is None else media_import.lines_path(path)
+        rows, problems = files.read_pairs(lines, format)
     except DataError as error:
-        raise RefusedError(422, "invalid", str(error).replace(path, name)) from None
-    return exchange.named_source(rows, path, name), [(n, what.replace(path, name)) for n, what in problems]
+        said = str(error).replace(media_import.lines_path(path), name).replace(path, name)
+        raise RefusedError(422, "invalid", said) from None
+    problems = [(n, what.replace(lines, name)) for n, what in problems]
+    if unpacked is None:
+        return exchange.named_source(rows, lines, name), problems, []
+    found = media_import.used(rows, unpacked)
+    return exchange.named_source(rows, lines, name), sorted(problems + unpacked.problems), found
 
 
-def _ask(request: Request, who: Member, rows: list[Preference], reason: str, gold: bool) -> tuple[int, int]:
+def _ask(
+    request: Request, who: Member, rows: list[Preference], found: list[Medium], reason: str, gold: bool
+) -> tuple[int, int]:
     with site_of(request).ledger.writing() as connection:
+        media.add_media(connection, who.project.id, found, utc_now())
         return exchange.add_preferences(
             connection,
             who.project.id,

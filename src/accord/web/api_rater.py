@@ -148,7 +148,7 @@ def judge(request: Request, account: Rater, assignment_id: str, body: JudgementB
     said = body.beside()
     if body.spans:
         with site.ledger.reading() as connection:
-            said = replace(said, spans=located(connection, assignment_id, body.spans))
+            said = replace(said, spans=located(connection, assignment_id, project.id, body.spans))
     _check_form(said, answered, project)
     with _fitting(), site.ledger.writing() as connection:
         judged = answers.record(

@@ -25,6 +25,7 @@ from accord.web import (
     api_talks,
     grouping,
     live,
+    media,
     openapi,
     pages,
     withdrawing,
@@ -58,7 +59,7 @@ def make_app(site: Site) -> FastAPI:
     app.state.site = site
     for part in (api_rater, api_manager, api_people, api_account, openapi, live, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
-    for router in (api_talks.api, api_talks.shown, grouping.router):
+    for router in (api_talks.api, api_talks.shown, grouping.router, media.router):
         app.include_router(router, responses=ERRORS)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():

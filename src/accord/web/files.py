@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from accord.errors import DataError, LedgerError
-from accord.ledger import card, exchange, foreign
+from accord.ledger import card, exchange, foreign, media
 from accord.records import Preference
+from accord.web.media_types import ENDINGS as ENDING_OF
 
 Bad = tuple[int, str]  # the line of a row that cannot be used, and why
 Rows = Callable[[Connection, str], Iterator[dict[str, Any]]]
@@ -105,6 +108,17 @@ def _csv(connection: Connection, project_id: str) -> Iterator[bytes]:
     return (line.encode("utf-8", "replace") for line in exchange.judgement_csv(connection, project_id))
 
 
+def _media_zip(connection: Connection, project_id: str) -> list[bytes]:
+    """Each medium as a file named by its hash, as texts name it. They hardly shrink, so they are stored."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        mine = media.ids_in(connection, project_id)
+        for id_, type_ in media.types_in(connection, project_id, mine).items():
+            content = media.read_part(connection, id_, 0, media.size_of(connection, id_))
+            archive.writestr(zipfile.ZipInfo(f"{id_}.{ENDING_OF[type_]}"), content)
+    return [out.getvalue()]
+
+
 def _card(connection: Connection, project_id: str) -> list[bytes]:
     return [card.data_card(connection, project_id).encode("utf-8", "replace")]
 
@@ -129,9 +143,10 @@ EXPORTS: Mapping[str, File] = {
         "Everything that was said, one judgement a line", JSON_LINES, _jsonl(exchange.judgement_rows)
     ),
     "judgements.csv": File("The same for spreadsheets", "text/csv; charset=utf-8", _csv),
+    "media.zip": File("Images, sound and video, by hash", "application/zip", _media_zip),
     "card.md": File("Data card, computed from the rows", "text/markdown; charset=utf-8", _card),
 }
-ENDINGS = {"jsonl": "JSON lines", "parquet": "Parquet", "csv": "CSV", "md": "Markdown"}
+ENDINGS = {"jsonl": "JSON lines", "parquet": "Parquet", "csv": "CSV", "md": "Markdown", "zip": "zip"}
 
 
 def offered() -> list[dict[str, Any]]:

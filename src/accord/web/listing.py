@@ -18,6 +18,7 @@ from accord.ledger.schema import annotator, assignment, item, judgement, prefere
 from accord.ledger.spans import SPAN
 from accord.ledger.team_schema import answer, project_item
 from accord.records import Completion, Judgement
+from accord.web.questions import media_in
 from accord.web.render import render_text
 from accord.web.transcript import marked, quoted
 
@@ -223,16 +224,19 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
     parts = [Part(p["key"], p["slot"], p["number"], p["text"]) for p in told["said"]]
     spans = answers.from_parts(parts, range(len(told["answers"]))).spans
     texts = [shown["text"] for shown in told["answers"]]
+    media = media_in(connection, project.id, [*texts, *(turn["text"] for turn in told["prompt"])])
     return told | {
         "said": [part for part in told["said"] if not part["key"].startswith(SPAN)],
-        "spans": [asdict(s) | {"quote": quoted(texts[s.position], s.start, s.end)[0]} for s in spans],
+        "spans": [asdict(s) | {"quote": quoted(texts[s.position], s.start, s.end, media)[0]} for s in spans],
         "strength_text": strength_text(told["strength"], both_bad) if both_bad else in_words[judgement_id],
-        "prompt": [{**turn, "html": str(render_text(turn["text"]))} for turn in told["prompt"]],
+        "prompt": [{**turn, "html": str(render_text(turn["text"], media=media))} for turn in told["prompt"]],
         "answers": [
             {
                 **shown,
                 "html": marked(
-                    shown["text"], [(s.start, s.end, s.label) for s in spans if s.position == shown["slot"]]
+                    shown["text"],
+                    [(s.start, s.end, s.label) for s in spans if s.position == shown["slot"]],
+                    media,
                 ),
                 "sampling": json.dumps(shown["sampling"]) if shown["sampling"] else "",
             }

@@ -12,6 +12,8 @@ from accord.ledger import queue
 from accord.ledger.spans import Span
 from accord.web.auth import RefusedError
 from accord.web.body import Body
+from accord.web.questions import media_in
+from accord.web.render import Media
 from accord.web.transcript import locate
 
 LONGEST_QUOTE = 5_000
@@ -26,19 +28,22 @@ class SpanBody(Body):
     note: str = Field("", max_length=LONGEST_QUOTE)
 
 
-def located(connection: Connection, assignment_id: str, marks: Sequence[SpanBody]) -> tuple[Span, ...]:
+def located(
+    connection: Connection, assignment_id: str, project_id: str, marks: Sequence[SpanBody]
+) -> tuple[Span, ...]:
     """Each passage where it stands in its answer's text. Raises RefusedError when it is not there."""
     if not marks:
         return ()
     found, _, _ = queue.find_assignment(connection, assignment_id)
     texts = [found.group.completions[slot].text for slot in found.shown]
-    return tuple(_located(mark, texts) for mark in marks)
+    media = media_in(connection, project_id, texts)
+    return tuple(_located(mark, texts, media) for mark in marks)
 
 
-def _located(mark: SpanBody, texts: Sequence[str]) -> Span:
+def _located(mark: SpanBody, texts: Sequence[str], media: Media) -> Span:
     if mark.position >= len(texts):
         raise RefusedError(422, "invalid", f"there is no answer at position {mark.position} to mark")
-    place = locate(texts[mark.position], mark.quote, mark.occurrence)
+    place = locate(texts[mark.position], mark.quote, mark.occurrence, media)
     if place is None:
         quote = mark.quote if len(mark.quote) <= SHOWN_QUOTE else f"{mark.quote[:SHOWN_QUOTE]}…"
         which = f", {mark.occurrence + 1} times," if mark.occurrence else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from accord.ledger import answers, judging, queue, rankings
+from accord.ledger.media import references, types_in
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
 from accord.ledger.schema import assignment
 from accord.ledger.team_schema import project_guideline
-from accord.web.render import LONGEST_MARKDOWN, render_text
+from accord.web.render import LONGEST_MARKDOWN, NO_MEDIA, Media, render_text
 from accord.web.transcript import quoted
 
 FLAGS = ("unsafe", "false", "off-topic", "leaks-identity")
@@ -37,13 +38,22 @@ def form_of(project: Project) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=512)
-def _kept_html(text: str) -> str:
-    return str(render_text(text))
+def _kept_html(text: str, media: Media) -> str:
+    return str(render_text(text, media=media))
 
 
-def html_of(text: str) -> str:
+def media_in(connection: Connection, project_id: str, texts: Iterable[str]) -> Media:
+    """What a project's pages may show of the media that texts name."""
+    if not (named := references(texts)):
+        return NO_MEDIA
+    types = types_in(connection, project_id, named)
+    return Media(f"/projects/{project_id}/media/", tuple(sorted(types.items())))
+
+
+def html_of(text: str, media: Media = NO_MEDIA) -> str:
     """As `render_text`. Each lease shows held questions again, and hostile Markdown can take a second."""
-    return _kept_html(text) if len(text) <= LONGEST_MARKDOWN else str(render_text(text))
+    kept = len(text) <= LONGEST_MARKDOWN
+    return _kept_html(text, media) if kept else str(render_text(text, media=media))
 
 
 def shown_question(
@@ -57,26 +67,28 @@ def shown_question(
     """Nothing here may tell which slot an answer stands in, or which model gave it."""
     expires = select(assignment.c.lease_expires_at).where(assignment.c.id == found.id)
     texts = [found.group.completions[slot].text for slot in found.shown]
+    turns = found.group.prompt.messages
+    media = media_in(connection, project.id, [*texts, *(turn.content for turn in turns)])
     return {
         "assignment": found.id,
         "kind": "pair" if len(texts) == 2 else "ranking",
-        "prompt": [shown_turn(m.role, m.content) for m in found.group.prompt.messages],
-        "answers": [{"position": i, "text": t, "html": html_of(t)} for i, t in enumerate(texts)],
+        "prompt": [shown_turn(m.role, m.content, media) for m in turns],
+        "answers": [{"position": i, "text": t, "html": html_of(t, media)} for i, t in enumerate(texts)],
         "guideline": guideline_number(connection, project, found.guideline),
         "expires_at": expires_at or connection.execute(expires).scalar(),
         "earlier": earlier,
     }
 
 
-def told_span(span: Mapping[str, Any], text: str) -> dict[str, Any]:
+def told_span(span: Mapping[str, Any], text: str, media: Media) -> dict[str, Any]:
     """A marked passage as pages speak of it: by what it reads like, not by where it stands."""
-    quote, occurrence = quoted(text, span["start"], span["end"])
+    quote, occurrence = quoted(text, span["start"], span["end"], media)
     kept = {name: span[name] for name in ("position", "label", "note")}
     return kept | {"quote": quote, "occurrence": occurrence}
 
 
-def shown_turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "text": content, "html": html_of(content)}
+def shown_turn(role: str, content: str, media: Media = NO_MEDIA) -> dict[str, str]:
+    return {"role": role, "text": content, "html": html_of(content, media)}
 
 
 def guideline_number(connection: Connection, project: Project, guideline_id: str) -> int | None:
@@ -96,7 +108,8 @@ def answered_question(connection: Connection, judgement_id: str, project: Projec
     if said["edit"] is not None:
         said["edit"] = {"position": said["edit"][0], "text": said["edit"][1]}
     texts = [found.group.completions[slot].text for slot in found.shown]
-    said["spans"] = [told_span(span, texts[span["position"]]) for span in said["spans"]]
+    media = media_in(connection, project.id, texts)
+    said["spans"] = [told_span(span, texts[span["position"]], media) for span in said["spans"]]
     answered: dict[str, Any] = {"strength": judging.canonical_strength(judged.strength, found.shown)}
     if judged.ranks:
         answered = {"ranks": rankings.as_displayed(judged.ranks, found.shown)}

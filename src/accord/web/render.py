@@ -12,8 +12,10 @@ quotations nested too deep, entities), the text is shown as it stands instead.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import nh3
@@ -22,6 +24,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup, escape
+
+from accord.ledger.media import SCHEME
 
 RENDER_VERSION = "1"  # raise it when the same text would look different
 
@@ -40,22 +44,49 @@ _TAGS = {
 _ATTRIBUTES = {"ol": {"start"}, "li": {"value"}, "div": {"tabindex"}, "pre": {"tabindex"}}
 _DIRECTED = ("p", "h3", "h4", "h5", "h6", "li", "blockquote", "th", "td")
 _CLASSES = {"span": {"link", "address", "language"}, "div": {"scroll"}}
+_MEDIA_ATTRIBUTES = {
+    "img": {"src", "alt", "loading"},
+    "audio": {"src", "controls", "preload", "aria-label"},
+    "video": {"src", "controls", "preload", "aria-label", "playsinline"},
+}
+_MEDIA_CLASSES = {"span": {*_CLASSES["span"], "medium", "caption"}, "div": _CLASSES["div"]}
+_MEDIUM = re.compile(rf"!\[([^\]\n]*)\]\(({SCHEME}[0-9a-f]{{64}})\)")
 
 
-def render_text(text: str, *, wrapped: bool = False) -> Markup:
+@dataclass(frozen=True)
+class Media:
+    """What may be shown where a text names it: types by hash. `base` is the address that they stand under."""
+
+    base: str = ""
+    types: tuple[tuple[str, str], ...] = ()
+
+    def find(self, address: str) -> tuple[str, str] | None:
+        """The hash and type of what an image's address names."""
+        named = address.removeprefix(SCHEME) if address.startswith(SCHEME) else ""
+        return next((pair for pair in self.types if pair[0] == named), None)
+
+
+NO_MEDIA = Media()
+
+
+def render_text(text: str, *, wrapped: bool = False, media: Media = NO_MEDIA) -> Markup:
     """`text` as safe HTML: Markdown where that shows every letter of it, otherwise just as it stands.
 
     Line ends inside a paragraph are kept, unless the text is `wrapped` (a guideline from somebody's editor).
+    Of images, sound and video those of `media` are shown, and no other.
     """
     shown = visible(text)
     tokens = parse(shown) if len(shown) <= LONGEST_MARKDOWN else None
     if tokens is None:
-        return Markup('<div class="text plain" dir="auto">{}</div>').format(shown)
+        return Markup('<div class="text plain" dir="auto">{}</div>').format(_with_media(shown, media))
+    attributes = _ATTRIBUTES | _MEDIA_ATTRIBUTES if media.types else _ATTRIBUTES
     html = nh3.clean(
-        _MARKDOWN.renderer.render(tokens, _WRAPPED if wrapped else _MARKDOWN.options, {}),
-        tags=_TAGS,
-        attributes={tag: set(names) for tag, names in _ATTRIBUTES.items()},
-        allowed_classes={tag: set(names) for tag, names in _CLASSES.items()},
+        _MARKDOWN.renderer.render(tokens, _WRAPPED if wrapped else _MARKDOWN.options, {"media": media}),
+        tags=_TAGS | set(_MEDIA_ATTRIBUTES) if media.types else _TAGS,
+        attributes={tag: set(names) for tag, names in attributes.items()},
+        allowed_classes={
+            tag: set(names) for tag, names in (_MEDIA_CLASSES if media.types else _CLASSES).items()
+        },
         set_tag_attribute_values={tag: {"dir": "auto"} for tag in _DIRECTED},
         url_schemes=set(),
         link_rel=None,
@@ -168,7 +199,40 @@ def _render_link_close(
 def _render_image(
     renderer: RendererHTML, tokens: Sequence[Token], i: int, options: OptionsDict, env: Any
 ) -> str:
+    media: Media = env.get("media", NO_MEDIA)
+    if (medium := media.find(_address(tokens[i]))) is not None:
+        return _medium_html(media.base, medium, tokens[i].content)
     return f'<span class="address">[image: {escape(tokens[i].content)} {escape(_address(tokens[i]))}]</span>'
+
+
+def _medium_html(base: str, medium: tuple[str, str], words: str) -> Markup:
+    """Nothing plays by itself. The words are shown too, because they are a part of the text."""
+    attributes = {
+        "image": Markup('img alt="{}" loading="lazy"').format(words),
+        "audio": Markup('audio controls preload="metadata" aria-label="{}"').format(words),
+        "video": Markup('video controls playsinline preload="metadata" aria-label="{}"').format(words),
+    }
+    id_, type_ = medium
+    kind = type_.partition("/")[0]
+    end = "" if kind == "image" else Markup("</{}>").format(kind)
+    return Markup('<span class="medium"><{} src="{}">{}<span class="caption">{}</span></span>').format(
+        attributes[kind], f"{base}{id_}", end, words
+    )
+
+
+def _with_media(text: str, media: Media) -> Markup:
+    """A text as it stands, but with its media."""
+    pieces, at = [], 0
+    for found in _MEDIUM.finditer(text) if media.types else ():
+        if (medium := media.find(found[2])) is not None:
+            pieces += [escape(text[at : found.start()]), _medium_html(media.base, medium, found[1])]
+            at = found.end()
+    return Markup("").join([*pieces, escape(text[at:])])
+
+
+def is_shown(token: Token, media: Media) -> bool:
+    """Whether a medium stands where this token's address would."""
+    return token.type == "image" and media.find(_address(token)) is not None
 
 
 def _render_fence(

@@ -110,8 +110,10 @@ class Gate:
             raise
 
     def _add_headers(self, given: MutableHeaders) -> None:
+        sandbox = given.get("content-security-policy", CSP)  # stricter, of what people uploaded
         for name, value in HEADERS.items():
             given[name] = value
+        given["Content-Security-Policy"] = sandbox
         if "cache-control" not in given:
             given["Cache-Control"] = "no-store"
         if self._address.secure:

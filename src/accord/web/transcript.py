@@ -18,6 +18,9 @@ from markdown_it.token import Token
 from accord.web.render import (
     LONGEST,
     LONGEST_MARKDOWN,
+    NO_MEDIA,
+    Media,
+    is_shown,
     parse,
     render_text,
     visible,
@@ -25,7 +28,7 @@ from accord.web.render import (
     written,
 )
 
-_TAG = re.compile(r"<[^>]*>")  # nh3 leaves no ">" in the values of attributes
+_TAG = re.compile(r"""<(?:[^">]|"[^"]*")*>""")
 _CHARACTER = re.compile(r"&[a-z]+;|.", re.DOTALL)
 
 Place = int | None
@@ -41,15 +44,15 @@ class Transcript:
 
 
 @lru_cache(maxsize=64)
-def transcript(text: str) -> Transcript:
-    shown = html.unescape(_TAG.sub("", str(render_text(text))))
+def transcript(text: str, media: Media = NO_MEDIA) -> Transcript:
+    shown = html.unescape(_TAG.sub("", str(render_text(text, media=media))))
     plain = visible(text)
     places: list[Place] = [*_places(text)]
     places += [None] * (len(plain) - len(places))  # the note on how many characters are left out
     tokens = parse(plain) if len(plain) <= LONGEST_MARKDOWN else None
     if tokens is None:
         return Transcript(shown, tuple(places) if shown == plain else (None,) * len(shown))
-    anchors = _anchors(shown, plain, tokens)
+    anchors = _anchors(shown, plain, tokens, media)
     if anchors is None:
         return Transcript(shown, (None,) * len(shown))
     found = _between(shown, plain, anchors)
@@ -65,7 +68,7 @@ def _places(text: str) -> Iterator[int]:
         yield from [i] * len(piece)
 
 
-def _anchors(shown: str, plain: str, tokens: Sequence[Token]) -> list[Place] | None:
+def _anchors(shown: str, plain: str, tokens: Sequence[Token], media: Media) -> list[Place] | None:
     """For each character of `shown` the letter or digit of `plain` that it is, else None; None on doubt."""
     letters = [i for i, c in enumerate(plain) if c.isalnum()]
     expected: list[Place] = []
@@ -75,7 +78,10 @@ def _anchors(shown: str, plain: str, tokens: Sequence[Token]) -> list[Place] | N
         n += len(here)
         if token.type == "list_item_open":  # the browser writes the number, outside of the text
             continue
-        expected += [None] * len("image") if token.type == "image" else []
+        if is_shown(token, media):  # of which the page has the words, and no address
+            here = here[: sum(map(str.isalnum, token.content))]
+        elif token.type == "image":
+            expected += [None] * len("image")
         expected += here
     found = [i for i, c in enumerate(shown) if c.isalnum()]
     if len(found) != len(expected):
@@ -108,13 +114,13 @@ def _between(shown: str, plain: str, anchors: Sequence[Place]) -> list[Place]:
 # Passages
 
 
-def locate(text: str, quote: str, occurrence: int = 0) -> tuple[int, int] | None:
+def locate(text: str, quote: str, occurrence: int = 0, media: Media = NO_MEDIA) -> tuple[int, int] | None:
     """Where the given occurrence of a passage begins and ends in `text`; None when it is not there.
 
     The passage is as the page shows it, or else as the text has it, or else as the page shows it with other
     spaces and line ends.
     """
-    seen = transcript(text)
+    seen = transcript(text, media)
     at = _find(seen.shown, quote, occurrence)
     found = None if at is None else _span(seen.source[at : at + len(quote)])
     if found is not None:
@@ -151,10 +157,10 @@ def _span(places: Sequence[Place]) -> tuple[int, int] | None:
     return (min(inside), max(inside) + 1) if inside else None
 
 
-def quoted(text: str, start: int, end: int) -> tuple[str, int]:
+def quoted(text: str, start: int, end: int, media: Media = NO_MEDIA) -> tuple[str, int]:
     """A passage as the page shows it, and how many like it begin before it: what `locate` takes."""
-    where = shown_at(text, start, end)
-    before, at, stop = (transcript(text).shown, *where) if where else (text, start, end)
+    where = shown_at(text, start, end, media)
+    before, at, stop = (transcript(text, media).shown, *where) if where else (text, start, end)
     quote = before[at:stop]
     count, found = 0, before.find(quote)
     while 0 <= found < at:
@@ -162,21 +168,22 @@ def quoted(text: str, start: int, end: int) -> tuple[str, int]:
     return quote, count
 
 
-def shown_at(text: str, start: int, end: int) -> tuple[int, int] | None:
+def shown_at(text: str, start: int, end: int, media: Media = NO_MEDIA) -> tuple[int, int] | None:
     """Where a passage of `text` begins and ends in what the page shows."""
-    inside = [i for i, at in enumerate(transcript(text).source) if at is not None and start <= at < end]
+    source = transcript(text, media).source
+    inside = [i for i, at in enumerate(source) if at is not None and start <= at < end]
     return (inside[0], inside[-1] + 1) if inside else None
 
 
-def marked(text: str, passages: Sequence[tuple[int, int, str]]) -> str:
+def marked(text: str, passages: Sequence[tuple[int, int, str]], media: Media = NO_MEDIA) -> str:
     """The HTML of `text` with <mark class="label"> around passages (start, end, label)."""
-    labels = [""] * len(transcript(text).shown)
+    labels = [""] * len(transcript(text, media).shown)
     for start, end, label in passages:
-        at, stop = shown_at(text, start, end) or (0, 0)
+        at, stop = shown_at(text, start, end, media) or (0, 0)
         for i in range(at, stop):
             labels[i] = " ".join(dict.fromkeys((*labels[i].split(), label)))
     out, n = [], 0
-    for piece in re.split(r"(<[^>]*>)", str(render_text(text))):
+    for piece in re.split(f"({_TAG.pattern})", str(render_text(text, media=media))):
         if piece.startswith("<"):
             out.append(piece)
             continue

@@ -244,7 +244,7 @@ addEventListener("keydown", (event) => {
     return leaveAsItWas();
   }
   if (typing(event.target)) return;
-  if (event.key === "Enter" && !event.target.closest("a, button:not(.rank), summary")) return event.preventDefault(), submit();
+  if (event.key === "Enter" && !event.target.closest("a, button:not(.rank), summary, audio, video")) return event.preventDefault(), submit();
   // By position too: on a French keyboard the unshifted 1 is "&".
   const key = event.key in KEYS || event.shiftKey ? event.key.toLowerCase() : event.code.replace(/^(Digit|Numpad)/, "");
   const act = $("use-keys").checked ? (KEYS[key] ?? KEYS[event.key.toLowerCase()]) : null;
