@@ -26,6 +26,7 @@ from accord.records import Completion, Group, Judgement, Prompt, Question, Sampl
 from accord.scenarios.shop import load_scenario
 from accord.web.app import make_app, set_up_url
 from accord.web.auth import Site
+from accord.web.policies import Policies
 from accord.web.questions import DEFAULT_FORM
 from accord.web.security import Address
 from web.world import CHEAP
@@ -178,13 +179,13 @@ class Served:
 
 
 @contextmanager
-def serving(path: Path, port: int = 0) -> Iterator[Served]:
+def serving(path: Path, port: int = 0, policies: Policies | None = None) -> Iterator[Served]:
     """A real server over the ledger at `path`, in a thread."""
     listener = socket.create_server(("127.0.0.1", port))
     host = f"127.0.0.1:{listener.getsockname()[1]}"
     address = Address(frozenset({host}))
     with Ledger.open(path) as ledger:
-        site = Site(ledger, address, hasher=CHEAP)
+        site = Site(ledger, address, hasher=CHEAP, policies=policies)
         server = uvicorn.Server(uvicorn.Config(make_app(site), log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

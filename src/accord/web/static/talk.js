@@ -46,10 +46,10 @@ function go(next) {
 function show(state) {
   talk = state.talk;
   const rest = state.turns_left;
-  $("progress").textContent = `${state.turns} turn${state.turns === 1 ? "" : "s"}${rest < 6 ? `, ${rest} left` : ""}`;
-  document.body.dataset.turns = state.turns;
+  count(state.question ? state.turns : Math.min(state.turns + 1, boot.turns));
   if (state.question) return judge(state.question);
   $("prompt").replaceChildren(...sheet.prepare({ prompt: state.history, answers: [] }).nodes.prompt);
+  nameMine();
   const { sending, draft } = kept.read();
   const unanswered = state.pending ?? sending;
   if (unanswered) return send(unanswered.text, unanswered.key, state.pending?.seconds);
@@ -58,10 +58,20 @@ function show(state) {
   go("write");
 }
 
+function count(turn) {
+  $("progress").textContent = `Turn ${turn} of ${boot.turns}`;
+  document.body.dataset.turn = turn;
+}
+
+function nameMine() {
+  for (const role of $("prompt").querySelectorAll(".user > .role")) role.textContent = "You";
+}
+
 function judge(shown) {
   question = sheet.prepare(shown);
   kept.write({});
   sheet.lay(question);
+  nameMine();
   sheet.write({});
   watch.restart();
   go("judge");
@@ -73,7 +83,7 @@ function mine(text) {
   turn.className = "turn user";
   const who = document.createElement("p");
   who.className = "role";
-  who.textContent = "Person";
+  who.textContent = "You";
   const words = document.createElement("div");
   Object.assign(words, { className: "text typed", dir: "auto", textContent: text });
   turn.append(who, words);
@@ -123,7 +133,7 @@ async function begin() {
 async function send(text, key, seconds = 0) {
   if (!text.trim()) return;
   trouble("say-problem", "");
-  const message = { text, key, since: performance.now() - seconds * 1000, stopped: false };
+  const message = { text, key, since: performance.now() - seconds * 1000, spoken: seconds, stopped: false };
   waiting = message;
   kept.write({ sending: { text, key } });
   $("prompt").append(mine(text));
@@ -176,7 +186,7 @@ function tick() {
   if (!waiting) return;
   const seconds = Math.floor((performance.now() - waiting.since) / 1000);
   $("wait-time").textContent = `${seconds} s`;
-  if (seconds && seconds % 20 === 0) $("wait-said").textContent = `Still waiting, ${seconds} seconds`;
+  if (seconds >= waiting.spoken + 20 && (waiting.spoken = seconds)) $("wait-said").textContent = `Still waiting, ${seconds} seconds`;
 }
 
 async function look() {
@@ -188,7 +198,7 @@ async function look() {
   tellWait(loading ? "The model is being started" : ahead ? `Waiting in line: ${ahead} before you` : "Two answers are being written");
 }
 
-setInterval(tick, 1000);
+setInterval(tick, 200);
 setInterval(look, 2500);
 
 // ------------------------------------------------------------------------------------------- judging
