@@ -30,14 +30,18 @@ SIGNED_IN: Expected = {**ANYONE, "nobody": 401}
 ADMIN = _only(outside=403)
 MEMBER = _only("owner", "manager", "adjudicator", "rater", "viewer")
 JUDGE = _only("owner", "manager", "adjudicator", "rater")
+ADJUDICATE = _only("owner", "manager", "adjudicator")
 QUALITY = _only("owner", "manager", "viewer")
 MANAGE = _only("owner", "manager")
+ADMIN_IN = _only()  # of a project's members, only administrators
+NO_SOURCE: Expected = {who: 404 if found == IN else found for who, found in MANAGE.items()}
 NOT_YET: Expected = {who: 409 if found == IN else found for who, found in MEMBER.items()}  # too few answers
 OWN = _only("owner")
 NOT_ASKED: Expected = {who: 404 if found == IN else found for who, found in OWN.items()}
 HOLDER: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401, "rater": IN}  # not even an administrator
 # whoever may judge, but only the rater has an answer that can be undone
 ANSWERED: Expected = JUDGE | dict.fromkeys(("admin", "owner", "manager", "adjudicator"), 404)
+NOT_SETTLED: Expected = {who: 404 if found == IN else found for who, found in ADJUDICATE.items()}
 # runs are of no project: whoever sees the quality of some project sees them
 RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "outsider": IN}
 NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
@@ -87,6 +91,8 @@ ACCESS: dict[str, Access] = {
     f"GET {P}/guideline": page(MEMBER),
     f"GET {P}/judge": page(JUDGE),
     f"GET {P}/mine": page(JUDGE),
+    f"GET {P}/adjudicate": page(ADJUDICATE),
+    f"GET {P}/adjudicated": page(ADJUDICATE),
     f"GET {P}/talk": page(JUDGE),
     f"GET {P}/quality": page(QUALITY),
     f"GET {P}/people": page(MANAGE),
@@ -105,6 +111,8 @@ ACCESS: dict[str, Access] = {
     f"POST {API}/assignments/{{assignment_id}}/judgement": Access(HOLDER, JUDGEMENT, "judge"),
     f"POST {API}/assignments/{{assignment_id}}/skip": Access(HOLDER, {"reason": "other"}, "judge"),
     f"POST {API}{P}/undo": Access(ANSWERED, {}, "judge"),
+    f"POST {API}{P}/adjudication/lease": Access(ADJUDICATE, {"want": 1}, "judge"),
+    f"POST {API}{P}/adjudication/undo": Access(NOT_SETTLED, {}, "judge"),
     # talking
     f"GET {API}{P}/talks": Access(JUDGE, None, "read"),
     f"POST {API}{P}/talks": Access(JUDGE, {"consent": True}, "judge"),
@@ -122,8 +130,11 @@ ACCESS: dict[str, Access] = {
     f"PATCH {API}{P}/members/{{account_id}}": Access(MANAGE, {"role": "viewer"}, "manage"),
     f"DELETE {API}{P}/members/{{account_id}}": Access(MANAGE, None, "manage"),
     f"POST {API}{P}/import": Access(MANAGE, None, "manage"),
-    f"POST {API}{P}/adopt": Access(MANAGE, {}, "manage"),
+    f"POST {API}{P}/adopt": Access(ADMIN_IN, {}, "manage"),
     f"POST {API}{P}/releases": Access(MANAGE, {"name": "r1"}, "manage"),
+    f"GET {API}{P}/sources": Access(MANAGE, None, "read"),
+    f"PUT {API}{P}/sources/licence": Access(NO_SOURCE, {"source": "no such", "licence": "MIT"}, "manage"),
+    f"GET {API}{P}/releases/card": Access(NO_SOURCE, None, "read"),
     f"GET {API}{P}/withdrawals": Access(MANAGE, None, "read"),
     f"POST {API}{P}/withdrawals/successor": Access(NO_RELEASE, {"release": "r", "name": "s"}, "manage"),
     f"GET {API}{P}/export/{{format}}": Access(MANAGE, None, "read"),

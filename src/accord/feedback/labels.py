@@ -6,7 +6,6 @@ majority or by the reliability model, and names every judgement that it comes fr
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +13,7 @@ from typing import Literal
 from accord.errors import DataError
 from accord.feedback.copying import copy_weights, find_copying
 from accord.feedback.reliability import fit_reliability
-from accord.feedback.votes import Vote, first_votes, votes_of
+from accord.feedback.votes import Vote, adjudications_of, first_votes, votes_of
 from accord.records import Judgement, Preference
 
 Aggregate = Literal["majority", "reliability"]
@@ -60,15 +59,19 @@ def pair_labels(
     "reliability": the model of `reliability.py` on all these judgements, with the votes of raters who are
     suspected of copying shared among them. Where no pair was judged twice it cannot be fitted, and the
     majority is taken instead; `note` says so. `lengths`: of completions, by id, in any unit.
+
+    A pair that an adjudicator settled has her answer as its label, whatever the votes say.
     """
     votes = votes_of(judgements)
-    if not votes:
-        raise DataError("there are no judgements to make labels of")
-    by_pair = defaultdict[str, list[Vote]](list)
+    settled = {vote.pair: vote for vote in adjudications_of(judgements)}
+    by_pair: dict[str, list[Vote]] = {pair: [] for pair in settled}
     for vote in votes:
-        by_pair[vote.pair].append(vote)
-    if how == "majority":
-        return Labels(tuple(_majority(some) for some in by_pair.values()), how)
+        by_pair.setdefault(vote.pair, []).append(vote)
+    if not by_pair:
+        raise DataError("there are no judgements to make labels of")
+    if how == "majority" or not votes:
+        made = [_settled(settled[p], v) if p in settled else _majority(v) for p, v in by_pair.items()]
+        return Labels(tuple(made), how)
     weights = copy_weights(votes, find_copying(votes))
     fitted = fit_reliability(votes, lengths=lengths, weights=weights)
     if fitted.undefined_because:
@@ -77,12 +80,21 @@ def pair_labels(
     found = {pair.pair: pair for pair in fitted.pairs}
     made = []
     for name, some in by_pair.items():
+        if name in settled:
+            made.append(_settled(settled[name], some))
+            continue
         pair = found[name]
         towards = 1 if pair.p_better >= 0.5 else -1
         margin = max(0.0, towards * pair.margin)
         ids = tuple(vote.judgement_id for vote in some)
         made.append(PairLabel(pair.first, pair.second, pair.p_better, margin, pair.weight, ids))
     return Labels(tuple(made), how)
+
+
+def _settled(by: Vote, votes: Sequence[Vote]) -> PairLabel:
+    p = {1: 1.0, -1: 0.0, 0: 0.5}[by.winner]
+    ids = (by.judgement_id, *(vote.judgement_id for vote in votes))
+    return PairLabel(by.first, by.second, p, float(abs(by.strength)), 1.0, ids)
 
 
 def _majority(votes: Sequence[Vote]) -> PairLabel:

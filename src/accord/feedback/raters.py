@@ -75,20 +75,25 @@ def rater_quality(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[RaterQuality]:
-    """Every rater's numbers, by name. `votes` are in order of time.
+    """Every rater's numbers, by name. `votes` are in order of time; see `votes.checked_votes`.
 
+    Answers to gold questions and blind repeats count for `gold` and `consistency`, and for nothing else.
     `gold`: the known strength by item id, in slots (positive: slot 0 is better). `lengths`: characters by
     completion id. Without them what needs them is unknown. Ties have no part in agreement, side and length.
     """
-    by_rater = defaultdict[str, list[Vote]](list)
+    checked = defaultdict[str, list[Vote]](list)
     for vote in votes:
-        by_rater[vote.rater].append(vote)
+        checked[vote.rater].append(vote)
+    votes = [vote for vote in votes if vote.purpose == "judge"]
+    by_rater = {name: [vote for vote in own if vote.purpose == "judge"] for name, own in checked.items()}
     scores = {name: _agreement_scores(name, votes) for name in by_rater}
     limit = FALSE_ALARMS / max(len(by_rater), 1)
     settings = confidence, n_boot, seed
     found = []
     for name in sorted(by_rater):
-        quality = _measure(name, votes, scores[name], gold or {}, lengths, settings)
+        quality = _measure(name, votes, scores[name], lengths, settings)
+        test = gold_test(_gold_answers(checked[name], gold or {}), confidence=confidence)
+        quality = replace(quality, gold=test, consistency=_consistency(checked[name], confidence))
         others = [other for other in by_rater if other != name]
         flags = (
             _agreement_flag(*scores[name], [scores[other] for other in others], limit),
@@ -106,11 +111,10 @@ def _measure(
     name: str,
     votes: Sequence[Vote],
     scores: tuple[Floats, Floats],
-    gold: Mapping[str, int],
     lengths: Mapping[str, float] | None,
     settings: tuple[float, int, int],
 ) -> RaterQuality:
-    """Everything but the flags; `settings` are confidence, resamples and seed."""
+    """What votes tell, without the flags; `settings` are confidence, resamples and seed."""
     confidence, n_boot, seed = settings
     own = [vote for vote in votes if vote.rater == name]
     run, run_p = _longest_run(own, [vote for vote in votes if vote.rater != name])
@@ -123,14 +127,16 @@ def _measure(
         ties=sum(vote.strength == 0 for vote in own),
         agreement=_agreement(*scores, n_boot, confidence, seed),
         with_majority=_with_majority(name, votes, confidence),
-        gold=gold_test(_gold_answers(own, gold), confidence=confidence),
+        gold=gold_test(()),
         left=left,
         left_p_value=left_p,
         longer=longer,
         longer_than_others=excess,
         longer_p_value=excess_p,
-        consistency=_consistency(own, confidence),
-        seconds=median_estimate(seconds, "median active seconds per answer", confidence=confidence),
+        consistency=unknown("answered no pair twice"),
+        seconds=median_estimate(seconds, "median active seconds per answer", confidence=confidence)
+        if own
+        else unknown("answered nothing but checks"),
         longest_run=run,
         longest_run_p_value=run_p,
         flags=(),
@@ -207,7 +213,7 @@ def _t_tail(difference_I: Floats) -> float:
 
 
 def _gold_answers(own: Sequence[Vote], gold: Mapping[str, int]) -> list[bool]:
-    asked = [vote for vote in own if vote.item_id in gold]
+    asked = [vote for vote in own if vote.item_id in gold and vote.purpose != "repeat"]
     return [
         (vote.strength if vote.first_is_slot_0 else -vote.strength) * gold[vote.item_id] > 0 for vote in asked
     ]

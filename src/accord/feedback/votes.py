@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from accord.errors import DataError
 from accord.feedback.ratings import Rating
-from accord.records import Judgement
+from accord.records import Judgement, Purpose
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Vote:
     strength: int
     seconds: float
     guideline: str
+    purpose: Purpose = "judge"
 
     @property
     def pair(self) -> str:
@@ -48,14 +49,31 @@ class Vote:
 def votes_of(judgements: Iterable[Judgement]) -> list[Vote]:
     """The votes in the order given; of a rater's revisions of one item the last counts.
 
+    Answers for another purpose are none: gold questions, blind repeats, and what settles a pair.
     Rankings are left out: their pairs are no answers of their own (see `feedback/rankings.py`).
     DataError for a judgement of other than two completions or of a strength outside -3..3.
     """
-    last: dict[tuple[str, str], Judgement] = {}
+    return _answers(judgements, ("judge",))
+
+
+def checked_votes(judgements: Iterable[Judgement]) -> list[Vote]:
+    """The votes with the answers to gold questions and blind repeats among them, in the order given."""
+    return _answers(judgements, ("judge", "repeat", "gold"))
+
+
+def adjudications_of(judgements: Iterable[Judgement]) -> list[Vote]:
+    """The answers that settle a pair."""
+    return _answers(judgements, ("adjudicate",))
+
+
+def _answers(judgements: Iterable[Judgement], purposes: Sequence[Purpose]) -> list[Vote]:
+    last: dict[tuple[str, str, str], Judgement] = {}
     for judged in judgements:
+        if judged.purpose not in purposes:
+            continue
         if judged.ranks:
             continue
-        key = judged.item_id, judged.rater
+        key = judged.item_id, judged.rater, judged.purpose
         if key not in last or judged.revision >= last[key].revision:
             last[key] = judged
     return [_vote(judged) for judged in last.values()]
@@ -83,6 +101,7 @@ def _vote(judged: Judgement) -> Vote:
         strength=judged.strength if straight else -judged.strength,
         seconds=judged.seconds,
         guideline=judged.guideline,
+        purpose=judged.purpose,
     )
 
 

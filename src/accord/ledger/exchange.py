@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, lineage, projects, queue, rankings, store
+from accord.ledger import answers, licences, lineage, projects, queue, rankings, store
 from accord.ledger.answers import FLAG, RATING, Part
+from accord.ledger.judging import SETTLING
 from accord.ledger.schema import judgement
 from accord.ledger.team_schema import WHOLE
 from accord.ledger.walk import walk
-from accord.records import Group, Judgement, Preference, Question, content_hash
+from accord.records import Group, Judgement, Preference, Purpose, Question, content_hash
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"), and their full-width forms.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -40,12 +41,20 @@ CSV_COLUMNS = (
     "shown_left",
     "guideline",
     "revision",
+    "purpose",
     "submitted_at",
+    "source",
+    "licence",
 )
 
 
-def project_judgements(connection: Connection, project_id: str) -> list[Judgement]:
-    """The active judgements of a project. LedgerError, with which, when some do not lead back."""
+def project_judgements(
+    connection: Connection, project_id: str, purposes: Collection[Purpose] = SETTLING
+) -> list[Judgement]:
+    """The active judgements of a project. LedgerError, with which, when some do not lead back.
+
+    Votes and what settles them, unless other purposes are named: checks on raters are nobody else's data.
+    """
     found, broken = walk(connection, project_id)
     if broken:
         named = [f"{judgement_id} ({reason})" for judgement_id, reason in sorted(broken.items())]
@@ -55,7 +64,7 @@ def project_judgements(connection: Connection, project_id: str) -> list[Judgemen
             f"asked and shown, so nothing leaves the ledger: {', '.join(named[:SHOWN_BROKEN])}{more}. "
             "`accord verify` says what is damaged; restore a backup"
         )
-    return list(found.values())
+    return [judged for judged in found.values() if judged.purpose in purposes]
 
 
 def submission_times(connection: Connection, judgement_ids: Iterable[str]) -> dict[str, str]:
@@ -75,7 +84,7 @@ def preference_rows(connection: Connection, project_id: str) -> Iterator[dict[st
 
     A ranking gives its pairs, without a margin and with the weight of `rankings.pair_weight`.
     """
-    judgements = project_judgements(connection, project_id)
+    judgements = lineage.settled(project_judgements(connection, project_id))
     return (p.to_row() for p in lineage.to_preferences(connection, judgements))
 
 
@@ -84,7 +93,7 @@ def unpaired_rows(connection: Connection, project_id: str) -> Iterator[dict[str,
 
     Of a tie both are neither, except where the rater called both bad. Rankings say nothing about good or bad.
     """
-    judgements = [j for j in project_judgements(connection, project_id) if not j.ranks]
+    judgements = [j for j in lineage.settled(project_judgements(connection, project_id)) if not j.ranks]
     said = answers.read_answers(connection, [j.id for j in judgements])
     for judged, row in zip(judgements, lineage.to_preferences(connection, judgements), strict=True):
         bad = any(part.key == "both_bad" for part in said.get(judged.id, ()))
@@ -98,7 +107,7 @@ def unpaired_rows(connection: Connection, project_id: str) -> Iterator[dict[str,
 
 def ranking_rows(connection: Connection, project_id: str) -> Iterator[dict[str, Any]]:
     """Answers with the rank of each, one row per judgement: 1 is the best, equal ranks are ties."""
-    judgements = project_judgements(connection, project_id)
+    judgements = lineage.settled(project_judgements(connection, project_id))
     prompts = store.read_prompts(connection, (j.prompt_id for j in judgements))
     completions = store.read_completions(connection, (c for j in judgements for c in j.completion_ids))
     for judged in judgements:
@@ -107,7 +116,7 @@ def ranking_rows(connection: Connection, project_id: str) -> Iterator[dict[str, 
             "completions": [
                 [{"role": "assistant", "content": completions[c].text}] for c in judged.completion_ids
             ],
-            "ranking": list(judged.ranks) or [1 + (judged.strength < 0), 1 + (judged.strength > 0)],
+            "ranking": list(rankings.ranks_said(judged)),
         }
 
 
@@ -130,6 +139,8 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
     judgements = project_judgements(connection, project_id)
     ids = [judged.id for judged in judgements]
     said, times = answers.read_answers(connection, ids), submission_times(connection, ids)
+    sources = licences.by_prompt(connection, (j.prompt_id for j in judgements))
+    known = licences.licences(connection, project_id)
     prompts = store.read_prompts(connection, (j.prompt_id for j in judgements))
     completions = store.read_completions(connection, (c for j in judgements for c in j.completion_ids))
     for judged in judgements:
@@ -153,7 +164,10 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
             "shown": list(judged.shown),
             "guideline": judged.guideline,
             "revision": judged.revision,
+            "purpose": judged.purpose,
             "submitted_at": times[judged.id],
+            "source": sources[judged.prompt_id],
+            "licence": known.get(sources[judged.prompt_id], ""),
         }
 
 
@@ -228,8 +242,11 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if risky else cell
 
 
-def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """The same rows as a Parquet file. LedgerError when there are none, because then there are no columns."""
+def parquet(rows: Iterable[Mapping[str, Any]], about: Mapping[str, str] | None = None) -> bytes:
+    """The same rows as a Parquet file. LedgerError when there are none, because then there are no columns.
+
+    `about` goes into the file's metadata.
+    """
     import pyarrow  # slow to import
     import pyarrow.parquet
 
@@ -237,7 +254,9 @@ def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
     if not rows:
         raise LedgerError("there is nothing to write yet; collect some answers first")
     out = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_whole(rows)), out)
+    table = pyarrow.Table.from_pylist(_whole(rows))
+    told = {**(table.schema.metadata or {}), **(about or {})}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(told), out)
     return out.getvalue()
 
 

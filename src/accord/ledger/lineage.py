@@ -106,7 +106,13 @@ def release_judgements(connection: Connection, name: str) -> list[Judgement]:
 
 
 def release_preferences(connection: Connection, name: str) -> list[Preference]:
-    return to_preferences(connection, release_judgements(connection, name))
+    return to_preferences(connection, settled(release_judgements(connection, name)))
+
+
+def settled(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """What labels come of: of an item that was adjudicated that answer alone, of all others the votes."""
+    decided = {judged.item_id for judged in judgements if judged.purpose == "adjudicate"}
+    return [j for j in judgements if j.purpose == ("adjudicate" if j.item_id in decided else "judge")]
 
 
 def to_preferences(connection: Connection, judgements: Sequence[Judgement]) -> list[Preference]:

@@ -269,14 +269,14 @@ def _may_be_checked(connection: Connection, project_id: str, rates: Rates, answe
 
 
 def counts(connection: Connection, project_id: str) -> dict[str, int]:
-    """Questions, how many of them are open or done, answers wanted and given, and skips."""
+    """Questions, how many of them are open or done, votes wanted and given, and skips."""
     columns = select(item.c.state, func.count().label("n"), func.sum(item.c.target_overlap).label("wanted"))
     rows = columns.select_from(item.join(project_item)).where(project_item.c.project_id == project_id)
     found = {row.state: row for row in connection.execute(rows.group_by(item.c.state))}
     given = (
         select(assignment.c.state, func.count().label("n"))
         .select_from(assignment.join(project_item, project_item.c.item_id == assignment.c.item_id))
-        .where(project_item.c.project_id == project_id)
+        .where(project_item.c.project_id == project_id, assignment.c.purpose == "judge")
         .group_by(assignment.c.state)
     )
     states = {row.state: row.n for row in connection.execute(given)}

@@ -207,7 +207,7 @@ def safe(text: str) -> str:
 
 def summarise(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Agreement of the raters: ordinal alpha on strengths, raw agreement on who won, and the ceiling."""
-    judgements = [j for j in judgements if not j.ranks]  # of pairs
+    judgements = [j for j in judgements if not j.ranks and j.purpose == "judge"]  # of pairs
     ratings = [Rating(j.item_id, j.rater, float(j.strength)) for j in judgements]
     winners = [Rating(j.item_id, j.rater, str((j.strength > 0) - (j.strength < 0))) for j in judgements]
     who_won = agreement(winners, level="nominal")

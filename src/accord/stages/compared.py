@@ -20,6 +20,7 @@ from accord.evaluation.report_card import ScoredPair
 from accord.feedback.agreement import ceiling
 from accord.feedback.labels import Aggregate, PairLabel, pair_labels
 from accord.ledger.ledger import Ledger
+from accord.ledger.lineage import settled
 from accord.ledger.rankings import comparisons
 from accord.records import Judgement, Preference
 from accord.stages.common import announce
@@ -46,7 +47,8 @@ def read_compared(source: str, strict: bool, console: Console) -> list[Compared]
     if found := in_ledger(source):
         path, release = found
         with Ledger.open(path, create=False) as ledger:
-            judgements = [pair for j in ledger.release_judgements(release) for pair in comparisons(j)]
+            said = settled(ledger.release_judgements(release))
+            judgements = [pair for judged in said for pair in comparisons(judged)]
             return compared(ledger.preferences(release), judgements)
     loaded = load_preferences(source, strict=strict)
     announce(loaded, "preferences", console)

@@ -16,14 +16,16 @@ from rich.table import Table
 from sqlalchemy import Connection, func, select
 
 from accord.errors import DataError
+from accord.feedback.adjudicated import adjudicated
 from accord.feedback.agreement import agreement, ceiling
 from accord.feedback.copying import copy_weights, find_copying
 from accord.feedback.drift import by_group, by_guideline, change_point, over_time
 from accord.feedback.groups import Batches, group_figures
 from accord.feedback.kappa import cohen_kappa, fleiss_kappa
+from accord.feedback.rankings import ranking_quality
 from accord.feedback.raters import rater_quality
 from accord.feedback.reliability import Reliability, fit_reliability
-from accord.feedback.votes import Vote, first_votes, strength_ratings, votes_of, winner_ratings
+from accord.feedback.votes import Vote, checked_votes, first_votes, strength_ratings, votes_of, winner_ratings
 from accord.ledger import judging, lineage, schema, team_schema
 from accord.ledger.database import open_database
 from accord.ledger.store import chunks
@@ -53,7 +55,7 @@ def read_facts(source: str) -> Facts:
             if release:
                 judgements = lineage.release_judgements(connection, release)
             else:
-                judgements = judging.read_judgements(connection)
+                judgements = judging.read_judgements(connection, purposes=judging.EVERYTHING)
             return facts_of(connection, judgements)
     finally:
         database.engine.dispose()
@@ -100,17 +102,22 @@ def measure(
 ) -> dict[str, Any]:
     """Everything, as plain JSON. With `pairs` also each pair's soft label, margin and weight.
 
-    Raters who are suspected of copying share their votes in the reliability model. DataError when there
-    are no judgements.
+    Raters who are suspected of copying share their votes in the reliability model. Rankings have figures of
+    their own, and where there is nothing else only those. DataError when there are no judgements.
     """
-    ordered = sorted(facts.judgements, key=lambda j: (facts.times.get(j.id, ""), j.id))
-    votes = votes_of(ordered)
-    if not votes:
+    every = sorted(facts.judgements, key=lambda j: (facts.times.get(j.id, ""), j.id))
+    ordered = [judged for judged in every if judged.purpose == "judge"]
+    votes, ranked = votes_of(ordered), ranking_quality(ordered, n_boot=n_boot, seed=seed)
+    if not votes and ranked is None:
         raise DataError("there are no judgements to measure; collect some first")
+    rankings = {"rankings": None if ranked is None else ranked.to_json()}
+    if not votes:
+        return {"judgements": 0, **rankings}
     copying = find_copying(votes)
     weights = copy_weights(votes, copying)
     settings = {"n_boot": n_boot, "seed": seed}
     found: dict[str, Any] = {
+        **rankings,
         "judgements": len(votes),
         "pairs": len({vote.pair for vote in votes}),
         "raters": len({vote.rater for vote in votes}),
@@ -121,13 +128,16 @@ def measure(
         "ceiling": ceiling(ordered, n_boot=n_boot, seed=seed).to_json(),
         "by_rater": [
             quality.to_json()
-            for quality in rater_quality(votes, gold=facts.gold, lengths=facts.lengths, **settings)
+            for quality in rater_quality(
+                checked_votes(every), gold=facts.gold, lengths=facts.lengths, **settings
+            )
         ],
         "copying": [asdict(suspects) for suspects in copying],
         "reliability": _reliability(fit_reliability(votes, lengths=facts.lengths, weights=weights), pairs),
         "by_guideline": [asdict(part) for part in by_guideline(votes, facts.times, **settings)],
         "over_time": [asdict(part) for part in over_time(votes, facts.times, **settings)],
         "change": asdict(change_point(votes, facts.times, seed=seed)),
+        "adjudication": asdict(adjudicated(every)),
     }
     if groups is not None:
         shown, withheld = by_group(votes, groups, **settings)
@@ -175,6 +185,10 @@ def _reliability(fitted: Reliability, pairs: bool) -> dict[str, Any]:
 
 def print_text(found: Mapping[str, Any], console: Console) -> None:
     """The numbers as tables, the raters with their flags last."""
+    if found["rankings"]:
+        _print_rankings(found["rankings"], console)
+    if not found["judgements"]:
+        return
     simulated = " Simulated raters, no people." if found["simulated"] else ""
     console.print(
         f"{found['judgements']} judgements of {found['pairs']} pairs by {found['raters']} raters; "
@@ -211,6 +225,18 @@ def print_text(found: Mapping[str, Any], console: Console) -> None:
             console.print(f"{escape(rater['rater'])}: {flag['kind']}: {escape(flag['evidence'])}")
     for suspects in found["copying"]:
         console.print(f"copying? {escape(suspects['evidence'])}")
+
+
+def _print_rankings(found: Mapping[str, Any], console: Console) -> None:
+    console.print(
+        f"{found['n']} rankings of {found['questions']} questions: Kendall's tau-b {_shown(found['tau'])}, "
+        f"the same said of two answers {_shown(found['same'])}",
+        markup=False,
+        highlight=False,
+    )
+    for rater in found["raters"]:
+        told = f"{rater['n']}, tau {_shown(rater['tau'])}, {rater['seconds']['value']:.1f} s"
+        console.print(f"  {rater['rater']}: {told}", markup=False, highlight=False)
 
 
 def _rater_table(found: Mapping[str, Any]) -> Table:

@@ -18,6 +18,7 @@ from accord.errors import DataError, LedgerError
 from accord.ledger import accounts
 from accord.ledger.database import utc_now
 from accord.web import (
+    adjudicating,
     api_account,
     api_manager,
     api_people,
@@ -28,6 +29,7 @@ from accord.web import (
     media,
     openapi,
     pages,
+    sourcing,
     withdrawing,
 )
 from accord.web.auth import RefusedError, Site
@@ -57,9 +59,9 @@ def make_app(site: Site) -> FastAPI:
     """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for part in (api_rater, api_manager, api_people, api_account, openapi, live, withdrawing, pages):
+    for part in (api_rater, api_manager, api_people, api_account, openapi, live, sourcing, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
-    for router in (api_talks.api, api_talks.shown, grouping.router, media.router):
+    for router in (adjudicating.router, api_talks.api, api_talks.shown, grouping.router, media.router):
         app.include_router(router, responses=ERRORS)
     app.mount("/static", Static(directory=STATIC, check_dir=False), name="static")
     for error, handler in HANDLERS.items():

@@ -65,7 +65,9 @@ def guideline_rows(connection: Connection, project: Project) -> list[dict[str, A
         assignment.join(project_item, project_item.c.item_id == assignment.c.item_id)
     )
     submitted = columns.where(
-        project_item.c.project_id == project.id, assignment.c.state == "submitted"
+        project_item.c.project_id == project.id,
+        assignment.c.state == "submitted",
+        assignment.c.purpose == "judge",
     ).group_by(assignment.c.guideline_id)
     answered = {row.guideline_id: row.n for row in connection.execute(submitted)}
     return [
@@ -91,6 +93,7 @@ def data_counts(connection: Connection, project_id: str) -> dict[str, int]:
             .join(project_item, project_item.c.item_id == assignment.c.item_id)
         )
         .where(answer.c.key == "edit", answer.c.body.is_not(None), judgement.c.status == "active")
+        .where(assignment.c.purpose.in_(judging.SETTLING))
         .where(project_item.c.project_id == project_id)
     )
     demonstrations = int(connection.execute(edits).scalar_one())

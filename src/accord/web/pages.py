@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from accord.errors import LedgerError
-from accord.ledger import accounts, projects, tokens
+from accord.ledger import accounts, licences, projects, tokens
 from accord.ledger.accounts import Account, Invitation
 from accord.ledger.database import utc_now
 from accord.web import files, listing
@@ -261,9 +261,14 @@ def project_page(who: AnyMember) -> Response:
 
 @router.get("/projects/{project_id}/judge")
 def judge_page(request: Request, who: Judge) -> HTMLResponse:
+    return judging_page(request, who)
+
+
+def judging_page(request: Request, who: Member, *, settling: bool = False) -> HTMLResponse:
+    """The page of the questions in one's queue, or with `settling` of those about which raters disagree."""
     site = site_of(request)
     try:
-        boot = lease_questions(site, who, 2)
+        boot = lease_questions(site, who, 2, settling=settling)
     except RefusedError:  # paused: the page says so
         boot = {"questions": [], "progress": {"answered": 0, "skipped": 0, "left": 0}}
     with site.ledger.reading() as connection:
@@ -274,7 +279,16 @@ def judge_page(request: Request, who: Judge) -> HTMLResponse:
         "html": str(render_text(newest.text, wrapped=True)),
         "created_at": newest.created_at,
     }
-    return page(request, "judge.html", who=who, form=form_of(who.project), guideline=guideline, boot=boot)
+    return page(
+        request,
+        "judge.html",
+        who=who,
+        page="adjudicate" if settling else "judge",
+        form=form_of(who.project),
+        guideline=guideline,
+        boot=boot,
+        settling=settling,
+    )
 
 
 @router.get("/projects/{project_id}/mine")
@@ -322,7 +336,9 @@ def data_page(request: Request, who: Manager) -> HTMLResponse:
             "counts": listing.data_counts(connection, who.project.id),
             "sources": projects.sources(connection, who.project.id),
             "releases": listing.release_rows(connection, who.project.id),
-            "unassigned": len(projects.unassigned(connection)),
+            "named_sources": licences.sources(connection, who.project.id),
+            # they may be anybody's: administrators alone see that there are some, and take them in
+            "unassigned": len(projects.unassigned(connection)) if who.account.admin else 0,
         }
     return page(request, "data.html", who=who, formats=files.offered(), **context)
 

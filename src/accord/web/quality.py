@@ -8,7 +8,6 @@ page never waits long: until new ones are there, it shows the last ones and says
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
@@ -18,7 +17,8 @@ from sqlalchemy import Connection, func, select
 
 from accord.ledger import Ledger, exchange, groups, projects
 from accord.ledger.database import utc_now
-from accord.ledger.schema import assignment, judgement, preference
+from accord.ledger.judging import EVERYTHING
+from accord.ledger.schema import assignment, item, judgement, preference
 from accord.ledger.team_schema import answer, project_item
 from accord.records import content_hash
 from accord.web.quality_figures import Figure, advice, figures_of, figures_of_groups, share_figure
@@ -121,7 +121,7 @@ def compute(ledger: Ledger, project_id: str) -> dict[str, Any]:
     from accord.stages import quality  # with SciPy, so slow to import
 
     with ledger.reading() as connection:
-        facts = quality.facts_of(connection, exchange.project_judgements(connection, project_id))
+        facts = quality.facts_of(connection, exchange.project_judgements(connection, project_id, EVERYTHING))
         versions = projects.guidelines(connection, project_id)
         asked = groups.attributes(connection, project_id)
         batches = groups.batches(connection, project_id)
@@ -134,16 +134,18 @@ def compute(ledger: Ledger, project_id: str) -> dict[str, Any]:
 
 
 def _of_project(project_id: str) -> tuple[Any, Any]:
-    """A join from judgements, and the condition that they are active and of the project."""
+    """A join from judgements, and the condition that they are active votes in the project."""
     joined = judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
-    return joined, (project_item.c.project_id == project_id) & (judgement.c.status == "active")
+    here = (project_item.c.project_id == project_id) & (judgement.c.status == "active")
+    return joined, here & (assignment.c.purpose == "judge")
 
 
 def _state(connection: Connection, project_id: str) -> State:
     """Active judgements, when the last was given, how many guideline versions, and who is in groups."""
-    joined, here = _of_project(project_id)
-    columns = select(func.count(), func.max(judgement.c.submitted_at)).select_from(joined).where(here)
-    n, last = connection.execute(columns).one()
+    joined, _ = _of_project(project_id)
+    columns = select(func.count(), func.max(judgement.c.submitted_at)).select_from(joined)
+    here = (project_item.c.project_id == project_id) & (judgement.c.status == "active")
+    n, last = connection.execute(columns.where(here)).one()
     told = content_hash(groups.batches(connection, project_id))
     return int(n), last or "", len(projects.guidelines(connection, project_id)), told
 
@@ -151,6 +153,7 @@ def _state(connection: Connection, project_id: str) -> State:
 def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     joined, here = _of_project(project_id)
     said = joined.join(preference, preference.c.judgement_id == judgement.c.id)
+    said = said.join(item, (item.c.id == assignment.c.item_id) & (item.c.kind == "pair"))
     grades = select(preference.c.slot_hi, preference.c.strength, func.count().label("n"))
     rows = grades.select_from(said).where(here).group_by(preference.c.slot_hi, preference.c.strength)
     strengths = dict.fromkeys(range(-3, 4), 0)
@@ -162,19 +165,22 @@ def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
     marked = marked.select_from(joined.join(answer, answer.c.judgement_id == judgement.c.id))
     bad = connection.execute(marked.where(here, answer.c.key == "both_bad")).scalar_one()
     counts = projects.counts(connection, project_id)
-    figures = _refusals(sum(strengths.values()), strengths[0], int(bad), counts["skipped"])
+    by_day = [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))]
+    figures = _refusals(sum(strengths.values()), strengths[0], int(bad))
+    given, skipped = sum(row["answered"] for row in by_day), counts["skipped"]
+    meaning = "how often a question was given back"
+    figures.append(share_figure("skipped", "Skipped", skipped, given + skipped, meaning))
     return {
         "strengths": [{"strength": s, "count": n} for s, n in strengths.items()],
-        "days": [{"day": row.day, "answered": row.n} for row in sorted(connection.execute(days))],
+        "days": by_day,
         "figures": figures,
     }
 
 
-def _refusals(n: int, ties: int, bad: int, skipped: int) -> Sequence[Figure | Mapping[str, Any]]:
+def _refusals(n: int, ties: int, bad: int) -> list[Figure]:
     return [
         share_figure("ties", "Called equal", ties, n, "how often neither answer was better"),
         share_figure(
             "both_bad", "Both bad", bad, n, "how often both were bad: the policy then needs demonstrations"
         ),
-        share_figure("skipped", "Skipped", skipped, n + skipped, "how often a question was given back"),
     ]

@@ -17,9 +17,12 @@ FEW = 40  # values below which agreement is known only roughly
 
 def figures_of(found: Found, guidelines: Mapping[str, int]) -> dict[str, Any]:
     """The page's figures of a measurement (`stages.quality.measure`); `guidelines`: version number by id."""
+    ranked = _rankings(found["rankings"]) if found["rankings"] else []
+    if not found["judgements"]:
+        return {"summary": ranked, "raters": []}
     fitted = {rater["rater"]: rater for rater in found["reliability"]["raters"]}
     return {
-        "summary": _team(found),
+        "summary": [*_team(found), *ranked],
         "raters": [
             _rater(rater, fitted.get(rater["rater"]), found["copying"]) for rater in found["by_rater"]
         ],
@@ -113,6 +116,13 @@ def _count(n: int) -> Found:
 # Everybody together
 
 
+def _rankings(found: Found) -> list[Figure]:
+    return [
+        figure("tau", "Kendall's tau of rankings", "alpha", found["tau"]),
+        figure("ranked_alike", "Raw agreement inside rankings", "share", found["same"]),
+    ]
+
+
 def _team(found: Found) -> list[Figure]:
     winner, graded, kappa = found["agreement"]["winner"], found["agreement"]["strength"], found["kappa"]
     nothing = "no pair has answers of two raters yet, so there is nothing to compare"
@@ -145,7 +155,18 @@ def _team(found: Found) -> list[Figure]:
         figure("fleiss_weighted", "Fleiss' kappa, graded", "alpha", kappa["fleiss_weighted"]),
         figure("change", "Did agreement change?", "p", _change(found["change"])),
         figure("skill", "A typical rater's skill", "share", _typical(found["reliability"])),
+        *_settled(found["adjudication"]),
     ]
+
+
+def _settled(found: Found) -> list[Figure]:
+    """How many disputed pairs were adjudicated, and how often the majority had been right; [] for none."""
+    if not found["n"]:
+        return []
+    meaning = "pairs about which raters disagreed, and which an adjudicator settled"
+    counted = {"value": found["n"], "low": None, "high": None, "n": found["n"], "meaning": meaning}
+    right = figure("majority_right", "Majority was right", "share", found["majority_right"])
+    return [figure("adjudicated", "Adjudicated", "count", counted), right]
 
 
 def _change(change: Found) -> Found:

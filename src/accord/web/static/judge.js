@@ -9,7 +9,7 @@ import * as spans from "./spans.js";
 
 const $ = (id) => document.getElementById(id);
 const page = $("main");
-const project = page.dataset.project;
+const project = page.dataset.project + page.dataset.lane; // of which questions: one's own queue, or adjudication
 const mine = `${project}-${page.dataset.me}`; // what the browser keeps is of one person, on one project
 const WANT = 3;
 
