@@ -69,7 +69,7 @@ def talks(
 
 
 def at(page: Page, phase: str) -> None:
-    expect(page.locator("body")).to_have_attribute("data-phase", phase)
+    expect(page.locator("body")).to_have_attribute("data-phase", phase, timeout=30_000)
 
 
 def begun(page: Page) -> None:
