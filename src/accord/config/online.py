@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accord.config.base import (
     DTYPE,
@@ -29,10 +29,11 @@ REWARD_MODEL: RewardSource = Field(
 )
 CLIP_RANGE: float = Field(0.2, gt=0, description="of the probability ratio")
 STOP_KL: float = Field(0.1, gt=0, description="end an update early above this approximate KL per token")
+VLLM_CAP = 2.0  # what Yao et al. 2025 use
 IMPORTANCE_CAP: float | None = Field(
     None,
     ge=1,
-    description="weigh tokens by trainer over sampler probability, at most this; null trusts the sampler's",
+    description="weigh tokens by trainer over sampler probability, at most this; null does not (vllm: 2)",
 )
 GAMMA: float = Field(1.0, gt=0, le=1, description="discount per token")
 GROUP: int = Field(8, ge=2, description="answers per prompt, to be compared with one another")
@@ -64,6 +65,11 @@ class OnlineConfig(Method):
     top_p: float = TOP_P
     max_new_tokens: int = MAX_NEW_TOKENS
     rows: int = ROWS
+    sampler: Literal["local", "vllm"] = Field("local", description="what samples: the built-in one, or vLLM")
+    vllm_server: str | None = Field(None, description="a vLLM server's address; null runs vLLM in here")
+    vllm_memory: float = Field(
+        0.3, gt=0, le=1, description="vLLM's share of the GPU while it samples in here"
+    )
     epochs: int = Field(2, gt=0, description="passes over each iteration's answers")
     minibatches: int = Field(2, gt=0, description="optimiser steps in each pass")
     missing_end_penalty: float | None = Field(
@@ -75,6 +81,15 @@ class OnlineConfig(Method):
     lora: Lora | None = Field(default_factory=Lora)
     optim: Optim = Optim(learning_rate=1e-4, schedule="linear", adam_epsilon=1e-5)
     save: Literal["merged", "adapter"] = SAVE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weigh_vllm(cls, values: Any) -> Any:
+        """vLLM's probabilities are not the trainer's: its tokens are weighed unless that is switched off."""
+        weighs = "importance_sampling_cap" in cls.model_fields
+        if isinstance(values, dict) and values.get("sampler") == "vllm" and weighs:
+            return {"importance_sampling_cap": VLLM_CAP, **values}
+        return values
 
 
 class PpoConfig(OnlineConfig):

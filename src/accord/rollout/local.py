@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from accord.errors import ConfigError, DataError, ModelError, NumericsError
+from accord.models.adapters import Trunk
 from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.decoders import Decoder, decoder_for
 from accord.rollout.draw import draw, uniforms
@@ -62,6 +63,11 @@ class LocalSampler:
             raise ConfigError(f"rows is {rows}: decode at least one completion at a time")
         self.model, self.renderer, self.policy_version, self.rows = model, renderer, policy_version, rows
 
+    def refresh(self, trunk: Trunk, name: str, version: str) -> None:
+        """From now on sample from the trunk with adapter `name`. The model must be this sampler's alone."""
+        trunk.write_merged(name, self.model)
+        self.policy_version = version
+
     @torch.inference_mode()
     def sample(
         self, prompts: Sequence[Prompt], k: int, sampling: Sampling, *, on_progress: Progress | None = None
@@ -92,14 +98,7 @@ class LocalSampler:
         return [Group(prompt, tuple(done[prompt.id])) for prompt in prompts]
 
     def _rows(self, prompt: Prompt, k: int, sampling: Sampling) -> Iterable[_Row]:
-        prompt_ids = tuple(self.renderer.prompt(prompt))
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and len(prompt_ids) + sampling.max_new_tokens > context:
-            raise DataError(
-                f"prompt {prompt.id} ({prompt.source or 'no source'}) has {len(prompt_ids)} tokens, and with "
-                f"max_new_tokens {sampling.max_new_tokens} it exceeds the model's context of {context}: "
-                "shorten the prompt or lower max_new_tokens"
-            )
+        prompt_ids = fitting_prompt(self.model, self.renderer, prompt, sampling.max_new_tokens)
         for index in range(k):
             stream = uniforms(sampling.seed, prompt.id, index, sampling.max_new_tokens)
             yield _Row(prompt, prompt_ids, index, index == k - 1, stream)
@@ -109,7 +108,7 @@ class LocalSampler:
         # Equal token ids must stand together (different conversations may render alike): one prefill each.
         waiting = deque(sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids)))
         active: list[_Row] = []
-        at_once, ends = min(self.rows, len(rows)), self._end_ids()
+        at_once, ends = min(self.rows, len(rows)), end_ids(self.model, self.renderer)
         decoder: Decoder = decoder_for(self.model, at_once)
         with packed_linears(self.model, at_once):
             while waiting or active:
@@ -144,12 +143,6 @@ class LocalSampler:
             row.tokens.append(token)
             row.logps.append(logp)
 
-    def _end_ids(self) -> frozenset[int]:
-        config = getattr(self.model, "generation_config", None)
-        eos = getattr(config, "eos_token_id", None)
-        listed = eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos]
-        return frozenset({self.renderer.end_id, *map(int, listed)})
-
     def _completion(self, row: _Row, sampling: Sampling) -> Completion:
         return Completion(
             row.prompt.id,
@@ -158,9 +151,31 @@ class LocalSampler:
             tuple(row.logps),
             self.policy_version,
             sampling,
-            "stop" if row.tokens[-1] in self._end_ids() else "length",
+            "stop" if row.tokens[-1] in end_ids(self.model, self.renderer) else "length",
             row.index,
         )
+
+
+def end_ids(model: PreTrainedModel, renderer: Renders) -> frozenset[int]:
+    """The tokens that end an answer: the renderer's end of turn, and the model's eos tokens."""
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos]
+    return frozenset({renderer.end_id, *map(int, listed)})
+
+
+def fitting_prompt(
+    model: PreTrainedModel, renderer: Renders, prompt: Prompt, max_new_tokens: int
+) -> tuple[int, ...]:
+    """The prompt's token ids. Raises DataError when they leave no room for the answer."""
+    prompt_ids = tuple(renderer.prompt(prompt))
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(prompt_ids) + max_new_tokens > context:
+        raise DataError(
+            f"prompt {prompt.id} ({prompt.source or 'no source'}) has {len(prompt_ids)} tokens, and with "
+            f"max_new_tokens {max_new_tokens} it exceeds the model's context of {context}: "
+            "shorten the prompt or lower max_new_tokens"
+        )
+    return prompt_ids
 
 
 def _ended(row: _Row, sampling: Sampling, ends: frozenset[int]) -> bool:

@@ -42,9 +42,19 @@ from accord.stages.common import (
     write_json,
 )
 from accord.stages.critic import Critic
-from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check, useful_groups
+from accord.stages.methods import (
+    METHODS,
+    Advantages,
+    Comparisons,
+    Method,
+    Step,
+    check,
+    only_inside,
+    useful_groups,
+)
 from accord.stages.reference import open_reference, start_tolerance
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, join, selected, summarise
+from accord.stages.samplers import PolicySampler, open_sampler, refresh, sample_shared
 from accord.stages.scorers import code_hashes, open_cost, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
 from accord.training.run import Metrics, Run, run_steps
@@ -66,7 +76,7 @@ class Online:
     method: Method
     bench: Bench
     prompts: Sequence[Prompt]
-    sampler: LocalSampler
+    sampler: PolicySampler
     explorer: LocalSampler | None  # the reference, where a method samples from it too
     passes: Passes
     engine: Engine
@@ -96,7 +106,8 @@ class Online:
         return metrics
 
     def roll_out(self, number: int, again: int = 0, missing: int | None = None) -> Rollouts:
-        recompute = getattr(self.config, "importance_sampling_cap", None) is not None
+        weighs = getattr(self.config, "importance_sampling_cap", None) is not None
+        recompute = weighs or self.config.sampler == "vllm"
         groups = self.sample(number, again, missing)
         return self.passes.roll_out(groups, recompute=recompute, first=number == 0 and again == 0)
 
@@ -159,16 +170,15 @@ class Online:
         c, turns = self.config, 1 + getattr(self.config, "resample_rounds", 0)
         turn = order(len(self.prompts), c.prompts_per_iteration, number * turns + again, c.seed)
         prompts = [self.prompts[i] for i in turn[:missing]]
-        self.bench.trunk.write_merged(POLICY, self.sampler.model)
-        self.sampler.policy_version = f"{self.extra['run']}@{number}"
+        refresh(self.sampler, self.bench.trunk, POLICY, f"{self.extra['run']}@{number}")
         seed = mix_seed(c.seed, number, 2, again) if again else mix_seed(c.seed, number)
         sampling = Sampling(c.temperature, c.top_p, c.max_new_tokens, seed=seed)
-        groups = self.sampler.sample(prompts, c.k, sampling)
+        groups = sample_shared(self.sampler, prompts, c.k, sampling)
         if self.explorer is None:
             return groups
         # Another seed: with the policy's own, equal distributions would draw equal answers.
         other = Sampling(c.temperature, c.top_p, c.max_new_tokens, seed=mix_seed(c.seed, number, 1))
-        theirs = self.explorer.sample(prompts, c.k, other)
+        theirs = sample_shared(self.explorer, prompts, c.k, other)
         return [
             Group(g.prompt, (*g.completions, *t.completions)) for g, t in zip(groups, theirs, strict=True)
         ]
@@ -202,6 +212,7 @@ class Online:
         self, rollouts: Rollouts, credit: Advantages | Comparisons, count: float, item: Part | Mix
     ) -> Terms:
         hidden_FD, logps_CT = self.passes.logps(POLICY, item.batch)
+        only_inside(logps_CT, item.batch.mask_CT)
         if isinstance(item, Mix):
             mask_CT, coef = item.batch.mask_CT, self.config.ptx_coef
             return ptx_loss(logps_CT, mask_CT, coef=coef, count=count, tokens=item.tokens)
@@ -285,8 +296,7 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     announce(loaded, "prompts", console)
     bench = open_bench(config.model, config.dtype)
     encoded = [Encoded(bench.renderer.prompt(p), ()) for p in loaded.rows]
-    decoder = bench.trunk.plain_copy()
-    sampler = LocalSampler(decoder, bench.renderer, policy_version="", rows=config.rows)
+    sampler = open_sampler(config, bench)
     reference = None if config.reference is None else open_reference(config.reference, bench, config.dtype)
     explorer = None
     if isinstance(config, XpoConfig):
@@ -355,7 +365,7 @@ def build(
     config: OnlineConfig,
     bench: Bench,
     prompts: Sequence[Prompt],
-    sampler: LocalSampler,
+    sampler: PolicySampler,
     explorer: LocalSampler | None = None,
     reference: Bench | None = None,
 ) -> Online:

@@ -31,6 +31,7 @@ from accord.stages.reference import start_tolerance
 from accord.training.run import Metrics
 
 POLICY = "policy"
+MISMATCH_MAX = 0.05  # nats per token; rounding in half precision makes some 0.001, another model far more
 REFERENCE = "reference"  # the policy version of answers that the reference drew
 
 
@@ -193,6 +194,15 @@ class Passes:
             whom = "its reference" if self.reference is None else "the model it starts from"
             raise NumericsError(f"at step 0 the policy differs from {whom} by {drift:.2e} nats in a token")
         drawn_by_CT = torch.where(own_C[:, None], logps_CT, part.take(ref_logps_CT))
+        if self.config.sampler == "vllm":  # its rounding is its own, and is weighed
+            kl = float(mismatch_kl(drawn_by_CT, part.take(sampled_CT), part.batch.mask_CT))
+            if not kl <= MISMATCH_MAX:
+                raise NumericsError(
+                    f"vLLM's and the trainer's log-probs differ by a KL of {kl:.2e} nats per token before "
+                    "the first update: a server must hold the model that the policy starts from, and be "
+                    "started with --logprobs-mode processed_logprobs (raw_logprobs with top_p below 1)"
+                )
+            return
         gap = float(((drawn_by_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())
         if not gap <= start_tolerance(self.bench):
             raise NumericsError(
@@ -270,5 +280,5 @@ def summarise(r: Rollouts, kl_coef: float) -> Metrics:
         if (judged_C := r.own_C & ~part_C.isnan()).any():
             metrics[f"rewards/{name}/mean"] = float(part_C[judged_C].mean())
     if r.logps_CT is not r.sampler_logps_CT:
-        metrics["policy/mismatch_kl"] = float(mismatch_kl(r.logps_CT, r.sampler_logps_CT, r.mask_CT))
+        metrics["policy/mismatch_kl"] = float(mismatch_kl(logps_CT, r.sampler_logps_CT[r.own_C], mask_CT))
     return metrics
