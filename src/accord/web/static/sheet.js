@@ -16,7 +16,8 @@ export function sentence(choice) {
 function rendered(html) {
   const holder = document.createElement("template");
   setHtml(holder, html);
-  return [...holder.content.childNodes];
+  // Copies, since players that were made in a template's document do not load where they are put later.
+  return [...document.importNode(holder.content, true).childNodes];
 }
 
 // Parse a question's HTML ahead of time, so that showing it is only a matter of moving nodes.
