@@ -64,14 +64,22 @@ class Client:
         return self._json("GET", f"/projects/{quote(project)}/quality")
 
     def import_file(
-        self, project: str, path: str | Path, *, reason: str = "import", gold: bool = False
+        self,
+        project: str,
+        path: str | Path,
+        *,
+        reason: str = "import",
+        gold: bool = False,
+        as_ranking: bool = False,
     ) -> dict[str, Any]:
         """Questions from a file of preference rows: how many were added and known, and each bad line.
 
-        With `gold`, which answer the rows call better is kept to grade raters by.
+        With `gold`, which answer the rows call better is kept to grade raters by. With `as_ranking` all
+        answers to a prompt become one question, which is answered by their order.
         """
         content = Path(path).read_bytes()
-        query = urlencode({"reason": reason, "gold": str(gold).lower()})
+        asked = "ranking" if as_ranking else "pairs"
+        query = urlencode({"reason": reason, "gold": str(gold).lower(), "as": asked})
         headers = {"Content-Type": "application/octet-stream", "X-File-Name": quote(Path(path).name)}
         reply = self._send("POST", f"/projects/{quote(project)}/import?{query}", content, headers)
         return dict(json.loads(reply))

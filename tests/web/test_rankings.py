@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 from accord.client import Client
 from accord.ledger import judging, projects
 from accord.ledger.database import utc_now
+from accord.ledger.rankings import in_words
 from accord.records import Judgement
 from accord.web.auth import Site
+from accord.web.quality import _counts as quality_counts
+from accord.web.quality import compute
 from web.conftest import Visits
 from web.ranking_world import RANKED, ranking
 from web.world import Visit, World
@@ -156,3 +161,99 @@ def test_the_client_and_the_description_know_rankings(visit: Visits) -> None:
     described = visit("rater").get("/api/v1/openapi.json").json()["components"]["schemas"]["JudgementBody"]
     assert "each displayed answer's place" in described["properties"]["ranks"]["description"]
     assert "strength" not in described["required"]
+
+
+# In and out
+
+
+def imported(
+    visit: Visit, world: World, name: str, rows: list[dict[str, Any]], query: str = "as=ranking"
+) -> Any:
+    return visit.send(
+        "POST",
+        f"/api/v1/projects/{world.mine.project}/import?{query}",
+        content="".join(json.dumps(row) + "\n" for row in rows).encode(),
+        headers={"x-file-name": name, "content-type": "application/octet-stream"},
+    )
+
+
+def rated(k: int) -> dict[str, Any]:
+    answers = [{"response": f"answer {i}", "overall_score": float(i)} for i in range(k)]
+    return {"instruction": f"with {k}", "completions": answers}
+
+
+def test_rows_of_several_answers_become_one_ranking(visit: Visits, world: World, site: Site) -> None:
+    told = imported(visit("owner"), world, "u.jsonl", [rated(4), rated(2), rated(9), rated(10)]).json()
+    assert (told["added"], told["known"], told["problem_count"]) == (2, 0, 2)
+    assert told["problems"] == [
+        {"line": 2, "what": "a ranking takes 3 to 9 different answers, here are 2"},
+        {"line": 4, "what": "a ranking takes 3 to 9 different answers, here are 10"},
+    ]
+    own = {"prompt": "own", "completions": ["x", "y", "z"], "ranking": [1, 2, 2]}
+    assert imported(visit("owner"), world, "r.jsonl", [own, own]).json()["added"] == 1
+    pairs = [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "c"}]
+    assert imported(visit("owner"), world, "p.jsonl", pairs).json()["added"] == 1
+    with site.ledger.reading() as connection:
+        ids = projects.item_ids(connection, world.mine.project)
+    sizes = [len(site.ledger.group(item_id).completions) for item_id in ids]
+    assert sorted(sizes)[-4:] == [3, 3, 4, 9]
+    refused = imported(visit("owner"), world, "u.jsonl", [rated(4)], "as=ranking&gold=true")
+    assert refused.status_code == 422 and "bring them in as pairs" in refused.json()["error"]["message"]
+
+
+def test_every_file_and_page_takes_rankings(visit: Visits, world: World, site: Site, lease: str) -> None:
+    question = leased(visit("rater"), lease)
+    judgement = rank(visit("rater"), question, places(question), comment="=fine").json()["judgement"]
+    manager, project = visit("manager"), world.mine.project
+
+    def file(name: str) -> str:
+        reply = manager.get(f"/api/v1/projects/{project}/export/{name}")
+        assert reply.status_code == 200, reply.text
+        return str(reply.text)
+
+    told = [json.loads(line) for line in file("judgements.jsonl").splitlines()]
+    mine = next(row for row in told if row["judgement"] == judgement)
+    assert mine["strength"] is None and [ORDER[text] for text in mine["answers"]] == mine["ranks"]
+    assert all(row["ranks"] is None for row in told if row is not mine)
+    rankings = [json.loads(line) for line in file("rankings.jsonl").splitlines()]
+    row = next(row for row in rankings if len(row["ranking"]) == 4)
+    assert {
+        c[0]["content"]: rank for c, rank in zip(row["completions"], row["ranking"], strict=True)
+    } == ORDER
+    pairs = [json.loads(line) for line in file("preferences.jsonl").splitlines()]
+    weights = [pair["weight"] for pair in pairs if pair["chosen"][0]["content"] in ORDER]
+    assert weights == [pytest.approx(1 / 3)] * 6
+    assert not any(text in file("unpaired.jsonl") for text in RANKED)
+    header, *lines = list(csv.reader(io.StringIO(file("judgements.csv"))))
+    cells = next(dict(zip(header, line, strict=True)) for line in lines if line[0] == judgement)
+    assert (cells["strength"], cells["ranks"].split(), cells["comment"]) == (
+        "", [str(r) for r in mine["ranks"]], "'=fine",
+    )  # fmt: skip
+    assert cells["answer_3"] == mine["answers"][3]
+    assert "| Rankings | 1; two raters' word on two of the answers: unknown" in file("card.md")
+    words = in_words(tuple(mine["ranks"])).replace(">", "&gt;")
+    assert words in manager.get(f"/projects/{project}/judgements").text
+    why = manager.get(f"/projects/{project}/judgements/{judgement}").text
+    assert "Answer D" in why and "place 4" in why and "Stood at place" in why
+    answered = visit("rater").get(f"/projects/{project}/mine").text
+    assert in_words(places(question)).replace(">", "&gt;") in answered, "by the letters that she saw"
+    assert manager.get(f"/projects/{project}/judgements?strength=0").text.count(judgement) == 0
+    assert visit("manager").get(f"/api/v1/judgements/{judgement}/why").json()["ranks"] == mine["ranks"]
+
+
+def test_quality_counts_rankings_apart_from_pairs(
+    visit: Visits, world: World, site: Site, lease: str
+) -> None:
+    with site.ledger.reading() as connection:
+        before = quality_counts(connection, world.mine.project)
+    for who in ("rater", "manager"):
+        question = leased(visit(who), lease)
+        assert rank(visit(who), question, places(question)).status_code == 200
+    with site.ledger.reading() as connection:
+        after = quality_counts(connection, world.mine.project)
+    assert after["strengths"] == before["strengths"]
+    assert sum(day["answered"] for day in after["days"]) == sum(day["answered"] for day in before["days"]) + 2
+    found = compute(site.ledger, world.mine.project)
+    figures = {figure["key"]: figure for figure in found["summary"]}
+    assert figures["tau"]["value"] == pytest.approx(1.0) and figures["tau"]["n"] == 1
+    assert figures["ranked_alike"]["value"] == 1.0 and figures["ranked_alike"]["n"] == 6

@@ -17,7 +17,7 @@ from accord.ledger.judging import SETTLING
 from accord.ledger.schema import judgement
 from accord.ledger.team_schema import WHOLE
 from accord.ledger.walk import walk
-from accord.records import Group, Judgement, Preference, Purpose, Question, content_hash
+from accord.records import Group, Judgement, Preference, Prompt, Purpose, Question, content_hash
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"), and their full-width forms.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -292,6 +292,33 @@ def add_preferences(
         groups = store.read_groups(connection, decided)
         projects.set_gold(connection, _known(groups, decided), now)
     return found
+
+
+def as_rankings(rows: Sequence[Preference]) -> tuple[list[Group], list[tuple[int, str]]]:
+    """The answers to each prompt as one group, and the lines of prompts that have too few or too many."""
+    texts: dict[str, dict[str, None]] = {}
+    prompts: dict[str, Prompt] = {}
+    for row in rows:
+        prompts.setdefault(row.prompt.id, row.prompt)
+        texts.setdefault(row.prompt.id, {}).update(dict.fromkeys((row.chosen, row.rejected)))
+    groups, problems = [], []
+    for prompt_id, answered in texts.items():
+        prompt = prompts[prompt_id]
+        if rankings.FEWEST <= len(answered) <= rankings.MOST:
+            groups.append(Group.of(prompt, *sorted(answered, key=content_hash)))
+            continue
+        line = prompt.source.rpartition(":")[2]
+        takes = f"a ranking takes {rankings.FEWEST} to {rankings.MOST} different answers"
+        problems.append((int(line) if line.isdigit() else 0, f"{takes}, here are {len(answered)}"))
+    return groups, problems
+
+
+def add_rankings(
+    connection: Connection, project_id: str, groups: Sequence[Group], *, overlap: int, reason: str, now: str
+) -> tuple[int, int]:
+    """Ask for the order of each group's answers: how many questions are new, and how many were known."""
+    asked = [Question(group, reason, kind="ranking", overlap=overlap) for group in groups]
+    return projects.add_questions(connection, project_id, asked, now)
 
 
 def _group(row: Preference) -> Group:

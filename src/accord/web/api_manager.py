@@ -20,7 +20,7 @@ from accord.ledger import accounts, exchange, judging, lineage, media, projects,
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.ledger.media import Medium
-from accord.records import Preference
+from accord.records import Group, Preference
 from accord.web import files, listing, media_import
 from accord.web.auth import (
     Member,
@@ -153,9 +153,16 @@ async def import_file(
     format: files.Format = "auto",
     reason: Annotated[str, Query(min_length=1, max_length=80)] = "import",
     gold: bool = False,
+    as_: Annotated[Literal["pairs", "ranking"], Query(alias="as")] = "pairs",
     x_file_name: Annotated[str, Header(description="percent-encoded; its ending says what it is")] = "",
 ) -> dict[str, Any]:
-    """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters."""
+    """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters.
+
+    With `as=ranking` all answers to one prompt become one question, which is answered by their order.
+    """
+    ranked = as_ == "ranking"
+    if gold and ranked:
+        raise RefusedError(422, "invalid", "only pairs can be gold questions: bring them in as pairs")
     name = unquote(x_file_name)[-200:]
     suffix = IMPORT_SUFFIX.search(name.lower())
     if suffix is None:
@@ -171,9 +178,13 @@ async def import_file(
                 if length > IMPORT_BYTES:
                     raise RefusedError(413, "too_large", f"the file is larger than {IMPORT_BYTES >> 20} MB")
                 file.write(part)
-        read = partial(_read_pairs, path, os.path.basename(name), format)
+        read = partial(_read_pairs, path, os.path.basename(name), format, ranked)
         rows, problems, found = await run_in_threadpool(read)
-        added, known = await run_in_threadpool(_ask, request, who, rows, found, reason, gold)
+        asked: list[Preference] | list[Group] = rows
+        if ranked:
+            asked, unfit = exchange.as_rankings(rows)
+            problems = sorted(problems + unfit)
+        added, known = await run_in_threadpool(_ask, request, who, asked, found, reason, gold)
     finally:
         os.unlink(path)
         Path(media_import.lines_path(path)).unlink(missing_ok=True)
@@ -184,12 +195,12 @@ async def import_file(
 Read = tuple[list[Preference], list[files.Bad], list[Medium]]
 
 
-def _read_pairs(path: str, name: str, format: files.Format) -> Read:
+def _read_pairs(path: str, name: str, format: files.Format, ranked: bool) -> Read:
     """The file at `path`, which people call `name`, with the media of its rows. Raises RefusedError."""
     try:
         unpacked = media_import.unpack(path)
         lines = path if unpacked is None else media_import.lines_path(path)
-        rows, problems = files.read_pairs(lines, format)
+        rows, problems = files.read_pairs(lines, format, as_ranking=ranked)
     except DataError as error:
         said = str(error).replace(media_import.lines_path(path), name).replace(path, name)
         raise RefusedError(422, "invalid", said) from None
@@ -201,18 +212,24 @@ def _read_pairs(path: str, name: str, format: files.Format) -> Read:
 
 
 def _ask(
-    request: Request, who: Member, rows: list[Preference], found: list[Medium], reason: str, gold: bool
+    request: Request,
+    who: Member,
+    asked: list[Preference] | list[Group],
+    found: list[Medium],
+    reason: str,
+    gold: bool,
 ) -> tuple[int, int]:
+    groups = [group for group in asked if isinstance(group, Group)]
+    pairs = [pair for pair in asked if isinstance(pair, Preference)]
+    project, now = who.project, utc_now()
     with site_of(request).ledger.writing() as connection:
-        media.add_media(connection, who.project.id, found, utc_now())
+        media.add_media(connection, project.id, found, now)
+        if groups:
+            return exchange.add_rankings(
+                connection, project.id, groups, overlap=project.overlap, reason=reason, now=now
+            )
         return exchange.add_preferences(
-            connection,
-            who.project.id,
-            rows,
-            overlap=who.project.overlap,
-            reason=reason,
-            gold=gold,
-            now=utc_now(),
+            connection, project.id, pairs, overlap=project.overlap, reason=reason, gold=gold, now=now
         )
 
 

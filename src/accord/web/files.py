@@ -26,22 +26,34 @@ Format = Literal["auto", "pairs", "argilla", "label-studio", "ultrafeedback"]
 # In
 
 
-def read_pairs(path: str, format: Format) -> tuple[list[Preference], list[Bad]]:
+def read_pairs(path: str, format: Format, *, as_ranking: bool = False) -> tuple[list[Preference], list[Bad]]:
     """The pairs of a file, and its rows that cannot be used. DataError when there is nothing to use.
 
-    "auto": the columns of its first row tell which tool wrote it.
+    "auto": the columns of its first row tell which tool wrote it. `as_ranking` takes Accord's rankings too; a
+    row is then told as the pairs of its first answer with each other one.
     """
     from accord.data.containers import Row, read_file  # slow to import
     from accord.data.datasets import load_preferences
 
     tool: str = "" if format in ("auto", "pairs") else format
+    first = None
     if format == "auto":
         first = next((row for row in read_file(Path(path)) if isinstance(row, Row)), None)
         tool = foreign.tool_of(first.values) if first else ""
     if tool:
         return _foreign_pairs(path, tool)
+    if as_ranking and first is not None and "completions" in first.values:
+        return _ranked(path)
     loaded = load_preferences(path)
     return list(loaded.rows), [(problem.line, problem.what) for problem in loaded.problems]
+
+
+def _ranked(path: str) -> tuple[list[Preference], list[Bad]]:
+    from accord.data.graded import load_rankings
+
+    loaded = load_rankings(path)
+    pairs = [Preference(r.prompt, r.completions[0], text) for r in loaded.rows for text in r.completions[1:]]
+    return pairs, [(problem.line, problem.what) for problem in loaded.problems]
 
 
 def _foreign_pairs(path: str, tool: str) -> tuple[list[Preference], list[Bad]]:
