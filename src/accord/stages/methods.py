@@ -23,7 +23,7 @@ from accord.config import (
     RlooConfig,
     XpoConfig,
 )
-from accord.errors import ConfigError
+from accord.errors import ConfigError, NumericsError
 from accord.objectives.credit import to_tokens
 from accord.objectives.grpo import grpo_advantages, grpo_loss, loss_count, overlong_penalty, varied_groups
 from accord.objectives.importance import importance_weights
@@ -108,7 +108,9 @@ def ppo_credit(c: PpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
             costs_CT, r.cost_values_CT, r.mask_CT, gamma=c.gamma, lam=c.lam
         )
         advantages_CT = lagrangian_advantages(advantages_CT, cost_advantages_CT, r.multiplier)
-    credit = _advantages(c, r, whiten(advantages_CT, r.mask_CT), returns_CT=returns_CT)
+    whitened_CT = whiten(advantages_CT, r.mask_CT)
+    centred(whitened_CT[r.mask_CT])
+    credit = _advantages(c, r, whitened_CT, returns_CT=returns_CT)
     return replace(credit, cost_returns_CT=cost_returns_CT)
 
 
@@ -136,6 +138,7 @@ def grpo_credit(c: GrpoConfig, r: Rollouts, kl_coef: float) -> Advantages:
     if c.mask_truncated_completions:
         keep_C = keep_C & r.finished_C
     advantages_C = grpo_advantages(rewards_C, r.group_C, scale=c.scale_rewards)
+    centred_groups(advantages_C, rewards_C, r.group_C)
     level = c.importance_sampling_level
     return _advantages(c, r, to_tokens(advantages_C, r.mask_CT), keep_C=keep_C, level=level)
 
@@ -144,6 +147,7 @@ def rloo_credit(c: RlooConfig, r: Rollouts, kl_coef: float) -> Advantages:
     advantages_C = rloo_advantages(
         r.rewards_C, r.logps_CT, r.ref_logps_CT, r.mask_CT, r.group_C, kl_coef=kl_coef
     )
+    centred_groups(advantages_C, r.rewards_C, r.group_C)
     return _advantages(c, r, to_tokens(advantages_C, r.mask_CT), level="sequence")
 
 
@@ -157,6 +161,7 @@ def reinforce_plus_plus_credit(c: ReinforcePlusPlusConfig, r: Rollouts, kl_coef:
         gamma=c.gamma,
         group_C=r.group_C if c.baseline == "group" else None,
     )
+    centred(advantages_CT[r.mask_CT])
     return _advantages(c, r, advantages_CT)
 
 
@@ -168,6 +173,22 @@ def xpo_credit(c: XpoConfig, r: Rollouts, kl_coef: float) -> Comparisons:
     """The policy's i-th answer to a prompt against the reference's i-th."""
     own_P, theirs_P = r.own_C.nonzero().flatten(), (~r.own_C).nonzero().flatten()
     return _comparisons(r, better_and_worse(r.rewards_C, own_P, theirs_P))
+
+
+def centred(advantages_N: Tensor, slack: float = 1e-3) -> None:
+    """What a method calls good and what it calls bad must cancel out. Raises NumericsError if it does not."""
+    mean, size = float(advantages_N.mean()), float(advantages_N.abs().mean())
+    if len(advantages_N) and not abs(mean) <= slack * (1 + size):  # NaN, too
+        raise NumericsError(
+            f"the advantages' mean is {mean:.2e}, with a mean size of {size:.2e}, and must be 0; look for "
+            "scores that are not finite or enormous, else this is a defect"
+        )
+
+
+def centred_groups(advantages_C: Tensor, rewards_C: Tensor, group_C: Tensor) -> None:
+    """The same, without groups of equal rewards: their rounding is divided by a deviation near nothing."""
+    told_C = varied_groups(rewards_C, group_C) | ~advantages_C.isfinite()
+    centred(advantages_C[told_C], slack=0.1)
 
 
 def _advantages(
@@ -209,6 +230,19 @@ def _comparisons(r: Rollouts, pairs: Pairs) -> Comparisons:
 
 
 # -------------------------------------------------------------------------------------------------- loss
+
+
+def only_inside(logps_CT: Tensor, mask_CT: Tensor) -> None:
+    """Watch the backward pass: it raises NumericsError if anything but tokens of answers gets a gradient."""
+
+    def check_gradient(gradient_CT: Tensor) -> None:
+        if bool((gradient_CT.masked_fill(mask_CT, 0) != 0).any()):
+            raise NumericsError(
+                "the loss has a gradient at something that is no token of an answer: a defect"
+            )
+
+    if logps_CT.requires_grad:
+        logps_CT.register_hook(check_gradient)
 
 
 def ppo_terms(s: Step) -> Terms:

@@ -22,8 +22,10 @@ from accord.errors import ConfigError, DataError, ModelError
 from accord.records import Group, Prompt
 from accord.stages import reward
 from accord.stages.common import open_bench
+from accord.stages.compared import Comparison
+from accord.stages.harms import Harm
 from accord.stages.pairs import Judged
-from accord.stages.reward_losses import LOSSES, Solution, locate_steps
+from accord.stages.reward_losses import LOSSES, Ranking, Rating, Seen, Solution, locate_steps
 from accord.stages.scorers import open_cost, open_reward
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -85,6 +87,7 @@ def test_scores_are_ranked_and_ties_are_ties(model: Path, tmp_path: Path) -> Non
     result = fitted(model, tmp_path, "plackett-luce", rows, epochs=20)
     assert result["held_out"]["rewards/accuracies"] == 1.0
     assert (result["card"]["n"], result["card"]["n_ties"]) == (4, 2)
+    assert result["card"]["accuracy"]["value"] == 1.0
 
 
 def test_regression_comes_to_the_weighted_mean_rating(model: Path, tmp_path: Path) -> None:
@@ -228,6 +231,85 @@ def test_a_ledger_says_nothing_of_harm(model: Path, tmp_path: Path) -> None:
     config = {"model": str(model), "data": "ledger.sqlite#first", "loss": "cost", "out": tmp_path}
     with pytest.raises(DataError, match="does not say which answers are unsafe"):
         reward.run(RewardConfig.model_validate(config), QUIET)
+
+
+PLAIN = {"model": "m", "data": "d", "out": "o"}
+
+
+def nll_of(config: dict[str, Any], loss: str, rows: list[Judged[Any]], *scores: float, **seen: Any) -> float:
+    """The loss of a batch whose answers have these scores; no model is needed."""
+    settings = RewardConfig.model_validate({**PLAIN, "loss": loss, **config})
+    scores_C = torch.tensor(scores, dtype=torch.float64)
+    return float(LOSSES[loss].terms(settings, rows, Seen(scores_C, **{**NOTHING, **seen})).loss)
+
+
+NOTHING: dict[str, Any] = {"logits_CT": None, "raw_thresholds_M": None}
+
+
+def logistic(x: float) -> float:
+    return -math.log(1 / (1 + math.exp(-x)))
+
+
+def test_every_switch_of_the_pairwise_losses_reaches_them() -> None:
+    """Two prompts, the second's answers beside the first's: places, margins, weights, smoothing, centring."""
+    prompts = [Prompt.of("1"), Prompt.of("2")]
+    rows: list[Judged[Any]] = [
+        Judged(Group.of(prompts[0], "a", "b", "c"), (Comparison(2, 0, 1.0, 2.0, 3.0),)),
+        Judged(Group.of(prompts[1], "d", "e"), (Comparison(1, 0, 1.0, 1.0, 1.0),)),
+    ]
+    scores = (0.3, 9.0, 1.5, -0.4, 0.2)  # c - a = 1.2, e - d = 0.6
+    plain = 3 * logistic(1.2 - 2 * 0.7) + logistic(0.6 - 0.7)
+    found = nll_of({"margin_coef": 0.7}, "bradley-terry", rows, *scores)
+    assert found == pytest.approx(plain, abs=1e-9)
+    smooth = 3 * (0.9 * logistic(1.2) + 0.1 * logistic(-1.2)) + 0.9 * logistic(0.6) + 0.1 * logistic(-0.6)
+    slips = {"margin_coef": 0.0, "label_smoothing": 0.1}
+    assert nll_of(slips, "bradley-terry", rows, *scores) == pytest.approx(smooth, abs=1e-9)
+    centred = {"center_rewards_coefficient": 0.25}
+    extra = 0.25 * (3 * 1.8**2 + 0.2**2)
+    for loss, seen in (("bradley-terry", {}), ("ordinal", {"raw_thresholds_M": torch.zeros(2).double()})):
+        with_it, without = (nll_of(c, loss, rows, *scores, **seen) for c in (centred, {}))
+        assert with_it - without == pytest.approx(extra, abs=1e-9)
+    ties = {"ties": "rao-kupper", "tie_threshold": 0.8, "margin_coef": 0.0}
+    expected = 3 * logistic(1.2 - 0.8) + logistic(0.6 - 0.8)
+    assert nll_of(ties, "bradley-terry", rows, *scores) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rankings_ratings_and_steps_of_several_prompts_stay_apart() -> None:
+    two = [Group.of(Prompt.of("1"), "a", "b"), Group.of(Prompt.of("2"), "c", "d")]
+    ranked: list[Judged[Any]] = [
+        Judged(two[0], (Ranking((0, 1), (2.0, 1.0), 3.0),)),
+        Judged(two[1], (Ranking((0, 1), (1.0, 2.0)),)),
+    ]
+    expected = 3 * logistic(0.5 - 2.0) + logistic(1.0 - 4.0)
+    found = nll_of({}, "plackett-luce", ranked, 2.0, 0.5, 1.0, 4.0)
+    assert found == pytest.approx(expected, abs=1e-9)
+    centred = nll_of({"center_rewards_coefficient": 0.1}, "plackett-luce", ranked, 2.0, 0.5, 1.0, 4.0)
+    assert centred - found == pytest.approx(0.1 * (3 * 2.5**2 + 5.0**2), abs=1e-9)
+    rated: list[Judged[Any]] = [
+        Judged(two[0], (Rating(1, 3.0),)),
+        Judged(two[1], (Rating(0, 2.0, 0.5), Rating(1, 1.0))),
+    ]
+    squares = (0.5 - 3) ** 2 + 0.5 * (1.0 - 2) ** 2 + (4.0 - 1) ** 2
+    assert nll_of({}, "regression", rated, 2.0, 0.5, 1.0, 4.0) == pytest.approx(squares, abs=1e-9)
+    solved: list[Judged[Any]] = [
+        Judged(two[0], (Solution(1, ("x", "y"), (1.0, 0.0), ends=(0, 2)),)),
+        Judged(two[1], (Solution(0, ("z",), (0.25,), 2.0, ends=(1,)),)),
+    ]
+    logits_CT = torch.arange(12).reshape(4, 3).double() / 4  # of the answers b and c: 0.75 1 1.25, 1.5 1.75 2
+    steps = logistic(0.75) + logistic(-1.25) + 2 * (0.25 * logistic(1.75) + 0.75 * logistic(-1.75))
+    found = nll_of({}, "process", solved, *([0.0] * 4), logits_CT=logits_CT)
+    assert found == pytest.approx(steps, abs=1e-9)
+
+
+def test_harm_of_several_prompts_stays_apart() -> None:
+    rows: list[Judged[Any]] = [
+        Judged(Group.of(Prompt.of("1"), "a", "b", "c"), (Harm(2, 0, 1.0, (True, False), 3.0),)),
+        Judged(Group.of(Prompt.of("2"), "d", "e"), (Harm(1, 0, 0.5, (True, True)),)),
+    ]
+    first = logistic(1.5 - 0.3) + logistic(1.5) + logistic(-0.3)
+    second = 0.5 * logistic(0.6) + 0.5 * logistic(-0.6) + logistic(0.2) + logistic(-0.4)
+    found = nll_of({}, "cost", rows, 0.3, 9.0, 1.5, -0.4, 0.2)
+    assert found == pytest.approx(3 * first + second, abs=1e-9)
 
 
 def test_a_step_ends_with_the_token_that_completes_its_separator() -> None:
