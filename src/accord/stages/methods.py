@@ -232,7 +232,7 @@ def _comparisons(r: Rollouts, pairs: Pairs) -> Comparisons:
 # -------------------------------------------------------------------------------------------------- loss
 
 
-def only_inside(logps_CT: Tensor, mask_CT: Tensor) -> None:
+def watch(logps_CT: Tensor, mask_CT: Tensor) -> None:
     """Watch the backward pass: it raises NumericsError if anything but tokens of answers gets a gradient."""
 
     def check_gradient(gradient_CT: Tensor) -> None:

@@ -42,16 +42,7 @@ from accord.stages.common import (
     write_json,
 )
 from accord.stages.critic import Critic
-from accord.stages.methods import (
-    METHODS,
-    Advantages,
-    Comparisons,
-    Method,
-    Step,
-    check,
-    only_inside,
-    useful_groups,
-)
+from accord.stages.methods import METHODS, Advantages, Comparisons, Method, Step, check, useful_groups, watch
 from accord.stages.reference import open_reference, start_tolerance
 from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, join, selected, summarise
 from accord.stages.samplers import PolicySampler, open_sampler, refresh, sample_shared
@@ -212,7 +203,7 @@ class Online:
         self, rollouts: Rollouts, credit: Advantages | Comparisons, count: float, item: Part | Mix
     ) -> Terms:
         hidden_FD, logps_CT = self.passes.logps(POLICY, item.batch)
-        only_inside(logps_CT, item.batch.mask_CT)
+        watch(logps_CT, item.batch.mask_CT)
         if isinstance(item, Mix):
             mask_CT, coef = item.batch.mask_CT, self.config.ptx_coef
             return ptx_loss(logps_CT, mask_CT, coef=coef, count=count, tokens=item.tokens)

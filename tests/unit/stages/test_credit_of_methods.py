@@ -20,9 +20,9 @@ from accord.stages.methods import (
     centred,
     centred_groups,
     grpo_credit,
-    only_inside,
     ppo_credit,
     useful_groups,
+    watch,
 )
 from accord.stages.rollouts import Rollouts
 from reference import oracles
@@ -203,9 +203,9 @@ def test_every_method_looks_at_its_advantages(name: str) -> None:
 def test_a_gradient_outside_the_answers_stops_the_run() -> None:
     mask_CT = random_rollouts().mask_CT
     inside_CT = torch.zeros(mask_CT.shape, requires_grad=True) * 1.0
-    only_inside(inside_CT, mask_CT)
+    watch(inside_CT, mask_CT)
     (inside_CT * mask_CT).sum().backward()
     outside_CT = torch.zeros(mask_CT.shape, requires_grad=True) * 1.0
-    only_inside(outside_CT, mask_CT)
+    watch(outside_CT, mask_CT)
     with pytest.raises(NumericsError, match="no token of an answer"):
         outside_CT.sum().backward()
