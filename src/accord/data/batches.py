@@ -110,13 +110,26 @@ def collate(groups: Sequence[Encoded], *, shared: bool = True) -> GroupBatch:
     )
 
 
-def plan(groups: Sequence[Encoded], tokens: int, *, shared: bool = True) -> list[list[int]]:
+def plan(groups: Sequence[Encoded], tokens: int, *, shared: bool = True, lanes: int = 1) -> list[list[int]]:
     """Split the groups into micro-batches whose rows, padded, hold at most `tokens` tokens (B times L).
 
     Groups of similar length go together, the longest first (so that memory runs out at once or never). A
-    group that exceeds the budget alone gets a batch of its own. Deterministic.
+    group that exceeds the budget alone gets a batch of its own. Where `lanes` batches are computed at once
+    they share the budget, and are as even, and as nearly a multiple of `lanes`, as the groups allow.
+    Deterministic.
     """
     _check(groups)
+    batches = _greedy(groups, tokens // lanes, shared)
+    if lanes == 1:
+        return batches
+    wanted = min(len(groups), -(-len(batches) // lanes) * lanes)
+    budget = sum(_size([group], shared) for group in groups) / wanted
+    while len(even := _greedy(groups, budget, shared)) > wanted:
+        budget *= 1.1  # ends: under the first budget there were no more than wanted
+    return even
+
+
+def _greedy(groups: Sequence[Encoded], tokens: float, shared: bool) -> list[list[int]]:
     whole = [_length(groups, (g, range(len(group.completion_ids)))) for g, group in enumerate(groups)]
     batches: list[list[int]] = []
     for g in sorted(range(len(groups)), key=lambda g: (-whole[g], g)):

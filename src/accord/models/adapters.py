@@ -8,8 +8,10 @@ the model under the same name, and nothing else in the project can tell the diff
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from accord.config import Lora
 from accord.errors import ModelError
+from accord.models.lora import fuse
 from accord.models.quiet import quietly
 
 
@@ -33,6 +36,7 @@ class Trunk:
         self._linear = _linear_names(model)  # before adapters put linear layers of their own inside
         self._peft: PeftModel | None = None
         self._full: dict[str, PreTrainedModel] = {}
+        self._gate = _Gate()
 
     def plain_copy(self) -> PreTrainedModel:
         """A copy without adapters, to decode with; taken before the first adapter is added."""
@@ -57,6 +61,7 @@ class Trunk:
                 self._peft = peft
             else:
                 self._peft.add_adapter(name, config)
+        fuse(self._model)
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter that `save` (or peft) wrote."""
@@ -68,22 +73,23 @@ class Trunk:
                     self._peft.load_adapter(str(folder), adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{folder}: the adapter cannot be loaded on this model ({error})") from error
+        fuse(self._model)
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[PreTrainedModel]:
-        """The model as seen through adapter `name`; None is the bare trunk (the reference policy)."""
+        """The model as seen through adapter `name`; None is the bare trunk (the reference policy).
+
+        Threads may use one adapter at a time together; who wants another waits until they are done.
+        """
         if name in self._full:
             yield self._full[name]
         elif self._peft is None:
             if name is not None:
                 raise ModelError(f"no adapter named {name!r} on this trunk")
             yield self._model
-        elif name is None:
-            with self._peft.disable_adapter():
-                yield self._model
         else:
-            self._peft.set_adapter(name)
-            yield self._model
+            with self._gate.through(name, partial(_switched, self._peft, name)):
+                yield self._model
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The trainable parameters of `name`, by stable names."""
@@ -115,6 +121,49 @@ class Trunk:
                     if name is not None and name in module.lora_A:
                         merged = merged + cast(Any, module).get_delta_weight(name)
                     cast(Tensor, target.get_submodule(path).weight).copy_(merged)
+
+
+@contextmanager
+def _switched(peft: PeftModel, name: str | None) -> Iterator[None]:
+    if name is None:
+        with peft.disable_adapter():
+            yield
+    else:
+        peft.set_adapter(name)
+        yield
+
+
+class _Gate:
+    """Lets threads in together that want the same: the first switches to it, the last switches back."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._name: str | None = None
+        self._inside: list[int] = []  # the threads
+        self._switched = ExitStack()
+
+    @contextmanager
+    def through(self, name: str | None, switch: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        me = threading.get_ident()
+        with self._changed:
+            if me in self._inside and self._name != name:
+                wanted, used = (
+                    "the bare trunk" if n is None else f"adapter {n!r}" for n in (name, self._name)
+                )
+                raise ModelError(f"{wanted} is wanted while {used} is in use in the same thread")
+            self._changed.wait_for(lambda: not self._inside or self._name == name)
+            if not self._inside:
+                self._switched.enter_context(switch())
+                self._name = name
+            self._inside.append(me)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.remove(me)
+                if not self._inside:
+                    self._switched.close()
+                self._changed.notify_all()
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

@@ -9,10 +9,9 @@ completion, N real completion tokens, n those of one chunk, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -80,8 +79,8 @@ def hidden_states(model: PreTrainedModel, batch: Rows, *, layers: int | None = N
     else:  # eager attention adds the mask to its scores
         blocked = ~batch.mask_B1LL
         mask = torch.zeros_like(blocked, dtype=model.dtype).masked_fill(blocked, torch.finfo(model.dtype).min)
-    with _first_layers(backbone, layers):
-        return backbone(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
+    run = _first_layers(backbone, layers)
+    return run(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
 
 
 def layer_count(model: PreTrainedModel) -> int:
@@ -89,26 +88,24 @@ def layer_count(model: PreTrainedModel) -> int:
     return int(_text_config(model).num_hidden_layers)
 
 
-@contextmanager
-def _first_layers(backbone: nn.Module, layers: int | None) -> Iterator[None]:
-    """Within, the backbone ends after `layers` of its layers: what is above is not even computed."""
+def _first_layers(backbone: nn.Module, layers: int | None) -> nn.Module:
+    """The backbone, ending after `layers` of its layers: what is above is not even computed.
+
+    The same modules in another shell, so that other threads may run the whole backbone meanwhile.
+    """
     lists = {n: m for n, m in backbone.named_children() if isinstance(m, nn.ModuleList)}
     total = max(map(len, lists.values()), default=0)
     if layers is None or layers == total:
-        yield
-        return
+        return backbone
     names = [n for n, m in lists.items() if len(m) == total]
     if not 0 < layers <= total or len(names) != 1:
         raise ModelError(
             f"{type(backbone).__name__} cannot be read after {layers} layers: found {total} layers in "
             f"{len(names)} lists; set depth to 1"
         )
-    whole = lists[names[0]]
-    setattr(backbone, names[0], whole[:layers])
-    try:
-        yield
-    finally:
-        setattr(backbone, names[0], whole)
+    shell = copy.copy(backbone)
+    shell._modules = {**backbone._modules, names[0]: lists[names[0]][:layers]}
+    return shell
 
 
 def token_logps(

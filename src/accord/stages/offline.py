@@ -46,6 +46,7 @@ from accord.stages.reference import (
     weights_hash,
 )
 from accord.training.engine import Engine, ParameterGroup
+from accord.training.lanes import lanes
 from accord.training.run import Metrics, Run, run_steps
 
 POLICY = "policy"
@@ -87,24 +88,32 @@ class Offline:
         rows = [self.train[i] for i in chosen]
         baseline = self.baseline([self.mismatched[i] for i in chosen] if self.mismatched else [])
 
+        parts, starts = self.parts(rows), dict[int, Tensor]()
+        if number == 0 and self.config.leashed:
+            starts = {id(part): self.start(part) for part in parts}
+
         def loss(part: Part) -> Terms:
             logps_C, tokens_C = answer_logps(self.bench, POLICY, part[0])
-            if number == 0 and self.config.leashed:
-                start_C = torch.cat([row.ref_logps_C for row in part[1]])
-                if self.config.reference is not None:
-                    with torch.no_grad():
-                        start_C, _ = answer_logps(self.bench, None, part[0])
-                check_start(start_C.to(logps_C), logps_C.detach(), tokens_C, start_tolerance(self.bench))
+            if id(part) in starts:
+                start_C = starts[id(part)].to(logps_C)
+                check_start(start_C, logps_C.detach(), tokens_C, start_tolerance(self.bench))
             return terms(self.config, part[1], logps_C, tokens_C, baseline)
 
         weight, progress = sum(row.judged.weight for row in rows), (number + 0.5) / self.steps
-        return self.engine.step(self.parts(rows), loss, count=weight, progress=progress)
+        return self.engine.step(parts, loss, count=weight, progress=progress)
+
+    @torch.no_grad()
+    def start(self, part: Part) -> Tensor:
+        """Log-probs of the model that the policy starts from: the reference, unless another was given."""
+        if self.config.reference is None:
+            return torch.cat([row.ref_logps_C for row in part[1]])
+        return answer_logps(self.bench, None, part[0])[0]
 
     def parts(self, rows: Sequence[Row]) -> list[Part]:
         encoded, tokens = [row.encoded for row in rows], self.config.optim.tokens_per_microbatch
         return [
             (collate([encoded[i] for i in part], shared=self.bench.shared), [rows[i] for i in part])
-            for part in plan(encoded, tokens, shared=self.bench.shared)
+            for part in plan(encoded, tokens, shared=self.bench.shared, lanes=lanes())
         ]
 
     @torch.no_grad()

@@ -48,6 +48,7 @@ from accord.stages.rollouts import POLICY, REFERENCE, Part, Passes, Rollouts, jo
 from accord.stages.samplers import PolicySampler, open_sampler, refresh, sample_shared
 from accord.stages.scorers import code_hashes, open_cost, open_reward
 from accord.training.engine import Engine, ParameterGroup, merge_means
+from accord.training.lanes import lanes
 from accord.training.run import Metrics, Run, run_steps
 
 
@@ -218,7 +219,7 @@ class Online:
         c = self.config
         chosen = [self.ptx[i] for i in order(len(self.ptx), c.ptx_batch_size, step, mix_seed(c.seed, 6))]
         tokens = sum(len(e.completion_ids[0]) for e in chosen)
-        parts = plan(chosen, c.optim.tokens_per_microbatch)
+        parts = plan(chosen, c.optim.tokens_per_microbatch, lanes=lanes())
         return [Mix(collate([chosen[i] for i in part], shared=self.bench.shared), tokens) for part in parts]
 
     def fit_critic(

@@ -19,6 +19,7 @@ from accord.errors import CheckpointError, ModelError
 from accord.models.forward import hidden_states, token_logps
 from accord.records import content_hash
 from accord.stages.common import Bench, data_hash, open_bench
+from accord.training.lanes import each, lanes
 from accord.training.run import counting
 
 
@@ -76,12 +77,17 @@ def weights_hash(model: nn.Module) -> str:
 @torch.no_grad()
 def _compute(bench: Bench, encoded: Sequence[Encoded], tokens: int, console: Console) -> Tensor:
     found: dict[int, Tensor] = {}
+
+    def logps(part: Sequence[int]) -> dict[int, Tensor]:
+        batch = collate([encoded[i] for i in part], shared=bench.shared)
+        logps_C, _ = answer_logps(bench, None, batch)
+        return dict(zip(part, logps_C.split([len(encoded[i].completion_ids) for i in part]), strict=True))
+
     with counting(console, "reference", len(encoded), "prompts") as report:
-        for part in plan(encoded, tokens, shared=bench.shared):
-            batch = collate([encoded[i] for i in part], shared=bench.shared)
-            logps_C, _ = answer_logps(bench, None, batch)
-            sizes = [len(encoded[i].completion_ids) for i in part]
-            found |= dict(zip(part, logps_C.split(sizes), strict=True))
+        parts = plan(encoded, tokens, shared=bench.shared, lanes=lanes())
+        for start in range(0, len(parts), lanes()):
+            for own in each(logps, parts[start : start + lanes()]):
+                found |= own
             report(len(found), len(encoded))
     return torch.cat([found[i] for i in range(len(encoded))])
 

@@ -47,6 +47,7 @@ from accord.stages.reward_losses import (
     n_grades,
 )
 from accord.training.engine import Engine, ParameterGroup
+from accord.training.lanes import lanes
 from accord.training.run import Metrics, Run, run_steps
 
 Rows = Sequence[tuple[Judged[Any], Encoded]]
@@ -76,7 +77,7 @@ class Fit:
         return self.loss.terms(self.config, item[1], self.see(item[0]))
 
     def batches(self, rows: Rows) -> Iterator[tuple[GroupBatch, list[Judged[Any]]]]:
-        for part in plan([e for _, e in rows], self.config.optim.tokens_per_microbatch):
+        for part in plan([e for _, e in rows], self.config.optim.tokens_per_microbatch, lanes=lanes()):
             batch = collate([rows[i][1] for i in part], shared=self.bench.shared)
             yield batch, [rows[i][0] for i in part]
 

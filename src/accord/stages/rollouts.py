@@ -28,6 +28,7 @@ from accord.rewards.scorer import Scorer
 from accord.stages.common import Bench
 from accord.stages.critic import Critic
 from accord.stages.reference import start_tolerance
+from accord.training.lanes import lanes
 from accord.training.run import Metrics
 
 POLICY = "policy"
@@ -91,7 +92,9 @@ class Passes:
     ) -> list[Part]:
         """Micro-batches over the chosen groups; `rows` are the places of each group's answers."""
         found = []
-        for indices in plan([encoded[i] for i in chosen], self.config.optim.tokens_per_microbatch):
+        for indices in plan(
+            [encoded[i] for i in chosen], self.config.optim.tokens_per_microbatch, lanes=lanes()
+        ):
             groups = [chosen[i] for i in indices]
             batch = collate([encoded[g] for g in groups], shared=self.bench.shared)
             found.append(Part(batch, torch.tensor([row for g in groups for row in rows[g]]), groups))

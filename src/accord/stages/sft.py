@@ -26,6 +26,7 @@ from accord.stages.common import (
     write_json,
 )
 from accord.training.engine import Engine, ParameterGroup
+from accord.training.lanes import lanes
 from accord.training.run import Metrics, Run, run_steps
 
 POLICY = "policy"
@@ -82,7 +83,7 @@ def run(config: SftConfig, console: Console) -> dict[str, Any]:
 
 def microbatches(groups: list[Encoded], tokens: int, shared: bool) -> list[GroupBatch]:
     """The step's groups as batches that each fit the token budget."""
-    return [collate([groups[i] for i in part], shared=shared) for part in plan(groups, tokens)]
+    return [collate([groups[i] for i in part], shared=shared) for part in plan(groups, tokens, lanes=lanes())]
 
 
 def demonstrations_of(groups: list[Group]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from accord.config import Optim
 from accord.errors import NumericsError
 from accord.records import Terms
 from accord.training.distributed import add_gradients, gather, share
+from accord.training.lanes import in_lanes
 
 Batch = TypeVar("Batch")
 
@@ -80,13 +82,12 @@ class Engine:
         Raises NumericsError if the gradient is not finite; the parameters are then unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        parameters = [p for g in self.groups.values() for p in g.parameters.values()]
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for batch in share(batches):
-            terms = loss(batch)
-            terms.loss.backward()  # type: ignore[no-untyped-call]
-            _add(sums["loss"], float(terms.loss.detach()), 0.0)
-            for name, (value, number) in terms.metrics.items():
-                _add(sums[name], float(value), float(number))
+        for gradients, found in in_lanes(partial(_sums, loss, parameters), share(batches)):
+            _accumulate(parameters, gradients)
+            for name, pair in found.items():
+                _add(sums[name], *pair)
         means = reduce_metrics(sums, loss_count=count)
         means["grad_norm"] = self._apply(max(count, 1e-12), progress)
         if progress > 1 - self.optim.average_share:
@@ -161,6 +162,44 @@ class Engine:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value.clone() for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _sums(
+    loss: Callable[[Batch], Terms], parameters: Sequence[nn.Parameter], batches: Sequence[Batch]
+) -> tuple[list[Tensor | None], dict[str, list[float]]]:
+    """Gradients and metrics, added up over the batches of a lane."""
+    total: list[Tensor | None] = [None] * len(parameters)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for batch in batches:
+        terms = loss(batch)
+        found = torch.autograd.grad(terms.loss, parameters, allow_unused=True)
+        for i, gradient in enumerate(_owned(parameters, found)):
+            if gradient is not None:
+                known = total[i]
+                total[i] = gradient if known is None else known.add_(gradient)
+        _add(sums["loss"], float(terms.loss.detach()), 0.0)
+        for name, (value, number) in terms.metrics.items():
+            _add(sums[name], float(value), float(number))
+    return total, sums
+
+
+def _owned(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
+    """As `backward` leaves them: each laid out as its parameter, and no two in the same memory."""
+    seen: set[int] = set()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            yield None
+            continue
+        if gradient.stride() != parameter.stride() or gradient.data_ptr() in seen:
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        seen.add(gradient.data_ptr())
+        yield gradient
+
+
+def _accumulate(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def _add(pair: list[float], value: float, number: float) -> None:

@@ -139,6 +139,27 @@ def test_the_plan_covers_every_group_once_within_the_budget(
         assert padded <= tokens or len(batch) == 1
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=4)), min_size=1),
+    st.integers(2, 200),
+)
+@settings(max_examples=60, deadline=None)
+def test_lanes_share_the_budget_and_the_work(shapes: list[tuple[int, list[int]]], tokens: int) -> None:
+    groups = [Encoded((1,) * p, tuple((2,) * c for c in sizes)) for p, sizes in shapes]
+    planned = plan(groups, tokens, lanes=2)
+    assert sorted(g for part in planned for g in part) == list(range(len(groups)))
+    for part in planned:
+        assert len(part) == 1 or collate([groups[g] for g in part]).input_ids_BL.numel() <= tokens // 2
+
+
+def test_lanes_get_even_parts() -> None:
+    equal = [Encoded((1,) * 10, ((2,) * 10,))] * 8
+    assert [len(part) for part in plan(equal, 140)] == [7, 1]
+    assert [len(part) for part in plan(equal, 280, lanes=2)] == [4, 4]
+    assert [len(part) for part in plan(equal, 140, lanes=2)] == [2, 2, 2, 2]
+    assert plan(equal[:1], 140, lanes=2) == [[0]]
+
+
 def test_the_plan_puts_similar_lengths_together() -> None:
     groups = [sized(10, n, n) for n in (5, 45, 5, 45)]
     assert plan(groups, 200) == [[1, 3], [0, 2]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,50 @@ def test_adapters_lie_on_the_top_layers_that_are_read(
     trunk = Trunk(tiny_llama(layers=4))
     trunk.add("reward", Lora(r=2, layers=share), seed=0, depth=depth)
     assert {int(name.split(".layers.")[1].split(".")[0]) for name in trunk.parameters("reward")} == expected
+
+
+def test_threads_share_an_adapter_and_wait_for_another() -> None:
+    trunk = Trunk(tiny_llama())
+    for seed, name in enumerate(("policy", "reward")):
+        trunk.add(name, Lora(r=2), seed=seed)
+        disturb(trunk, name, seed)
+    expected = {}
+    for name in ("policy", "reward", None):
+        with trunk.use(name) as model:
+            expected[name] = logits(model)
+
+    def seen(name: str | None) -> bool:
+        with trunk.use(name) as model:
+            return torch.equal(logits(model), expected[name])
+
+    names = ["policy", "reward", None, "policy", None, "reward"] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(seen, names))
+    together = threading.Barrier(2, timeout=20)
+
+    def meet() -> None:
+        with trunk.use("policy"):
+            together.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(meet), pool.submit(meet)]:
+            future.result()
+
+
+def test_one_thread_cannot_be_in_two_adapters() -> None:
+    trunk = Trunk(tiny_llama())
+    for name in ("policy", "reward"):
+        trunk.add(name, Lora(r=2), seed=0)
+    with (
+        trunk.use("policy"),
+        trunk.use("policy"),
+        pytest.raises(ModelError, match="'reward' is wanted while adapter 'policy' is in use"),
+        trunk.use("reward"),
+    ):
+        pass
+    with (
+        trunk.use("reward"),
+        pytest.raises(ModelError, match="the bare trunk is wanted while adapter 'reward'"),
+        trunk.use(None),
+    ):
+        pass

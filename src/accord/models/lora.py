@@ -1,0 +1,80 @@
+"""A linear layer and its adapter in one step: y = x Wᵀ + s (x Aᵀ) Bᵀ (Hu et al. 2021, eq. 3).
+
+peft computes the two summands apart, scales one and adds it to the other, forwards and backwards. Here the
+matrix products add into their result themselves, and only x Aᵀ, which is small, is kept beside x.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class LoraProduct(torch.autograd.Function):
+    """x (..., K), frozen W (N, K) and bias (N), A (r, K), B (N, r), scaling s -> (..., N)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w_NK: Tensor, bias_N: Tensor | None, a_rK: Tensor, b_Nr: Tensor, scaling: float
+    ) -> Tensor:
+        x_FK = x.reshape(-1, x.shape[-1])
+        low_Fr = x_FK @ a_rK.T
+        y_FN = nn.functional.linear(x_FK, w_NK, bias_N).addmm_(low_Fr, b_Nr.T, alpha=scaling)
+        ctx.save_for_backward(x_FK, low_Fr, w_NK, a_rK, b_Nr)
+        ctx.scaling, ctx.shape = scaling, x.shape
+        return y_FN.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x_FK, low_Fr, w_NK, a_rK, b_Nr = ctx.saved_tensors
+        dy_FN = dy.reshape(-1, dy.shape[-1])
+        down_Fr = (dy_FN @ b_Nr).mul_(ctx.scaling)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy_FN @ w_NK).addmm_(down_Fr, a_rK).view(ctx.shape)
+        da_rK = down_Fr.T @ x_FK if ctx.needs_input_grad[3] else None
+        db_Nr = (dy_FN.T @ low_Fr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        return dx, None, None, da_rK, db_Nr, None
+
+
+class LoraLinear(Linear):
+    """peft's layer, computed so where that is the same.
+
+    It is left to peft where several adapters add up, where there is dropout, a variant (DoRA) or another
+    precision in the adapter, where the base layer is no plain linear layer, or learns too.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names, base = self.active_adapters, self.base_layer
+        if args or kwargs or len(names) != 1 or not _plain(self, names[0], x):
+            return super().forward(x, *args, **kwargs)
+        a_rK, b_Nr = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
+        product: Tensor = LoraProduct.apply(x, base.weight, base.bias, a_rK, b_Nr, self.scaling[names[0]])
+        return product
+
+
+def _plain(layer: Any, name: str, x: Tensor) -> bool:
+    base = layer.base_layer
+    return (
+        name in layer.lora_A
+        and name not in layer.lora_variant
+        and not (layer.disable_adapters or layer.merged)
+        and type(base) is nn.Linear
+        and not base.weight.requires_grad
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and layer.lora_B[name].bias is None
+        and x.dtype == base.weight.dtype == layer.lora_A[name].weight.dtype
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+
+
+def fuse(model: nn.Module) -> None:
+    """Make every LoRA layer inside `model` a `LoraLinear`; safe to repeat."""
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = LoraLinear

@@ -1,0 +1,97 @@
+"""The fused LoRA layer against peft's own, and against finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.tiny import tiny_llama, tiny_qwen
+from torch import Tensor, nn
+
+from accord.models.lora import LoraProduct, fuse
+
+KINDS = {"llama": tiny_llama, "qwen": tiny_qwen}  # without and with biases
+
+
+def adapted(kind: str, **settings: Any) -> Any:
+    torch.manual_seed(3)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=3, lora_alpha=7, target_modules=targets, init_lora_weights=False, **settings)
+    return get_peft_model(KINDS[kind]().double(), config).double()
+
+
+def outcome(model: Any) -> list[Tensor]:
+    """Logits and all gradients of a scalar of them."""
+    model.zero_grad(set_to_none=True)
+    generator = torch.Generator().manual_seed(5)
+    vocabulary = model.config.vocab_size
+    ids_BL = torch.randint(0, vocabulary, (3, 7), generator=generator)
+    logits = model(input_ids=ids_BL, use_cache=False).logits
+    weights = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+    (logits * weights).sum().backward()
+    return [logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_and_gradients_are_pefts(kind: str) -> None:
+    model = adapted(kind)
+    theirs = outcome(model)
+    fuse(model)
+    fuse(model)
+    calls: list[int] = []
+    apply = LoraProduct.apply
+    try:
+        LoraProduct.apply = lambda *args: calls.append(1) or apply(*args)  # type: ignore
+        ours = outcome(model)
+    finally:
+        del LoraProduct.apply
+    assert len(calls) == 7 * model.config.num_hidden_layers
+    assert len(ours) == len(theirs) > 10
+    for own, peft in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, peft, rtol=1e-11, atol=1e-11)
+
+
+def test_its_gradients_are_the_slopes() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, w, bias, a, b = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in [(2, 3, 5), (4, 5), (4,), (2, 5), (4, 2)]
+    )
+    learned = [t.requires_grad_() for t in (x, a, b)]
+    assert torch.autograd.gradcheck(lambda x, a, b: LoraProduct.apply(x, w, bias, a, b, 0.7), learned)
+
+
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
+def test_what_it_does_not_know_is_left_to_peft(settings: dict[str, Any]) -> None:
+    model = adapted("llama", **settings).eval()
+    theirs = outcome(model)
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        assert torch.equal(own, peft)
+
+
+def test_two_adapters_at_once_and_none_are_left_to_peft() -> None:
+    model = adapted("llama")
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "other"])
+    theirs = outcome(model)
+    with model.disable_adapter(), torch.no_grad():
+        bare = model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        assert torch.equal(own, peft)
+    with model.disable_adapter(), torch.no_grad():
+        assert torch.equal(model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits, bare)
+
+
+def test_a_base_layer_that_learns_is_left_to_peft() -> None:
+    model = adapted("llama")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.requires_grad_(True)
+    theirs = outcome(model)
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        assert torch.equal(own, peft)
