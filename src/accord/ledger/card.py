@@ -6,21 +6,33 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
-from accord.ledger import prepared, projects, store
+from accord.ledger import licences, lineage, prepared, projects, store
 from accord.ledger.answers import FLAG, read_answers
 from accord.ledger.exchange import project_judgements, submission_times
 from accord.ledger.rankings import comparisons
-from accord.ledger.schema import assignment, item, judgement, prompt
+from accord.ledger.schema import assignment, item, judgement
 from accord.ledger.team_schema import project_guideline, project_item
 from accord.records import Judgement
 
 
 def data_card(connection: Connection, project_id: str) -> str:
     """Markdown. Raters have pseudonyms only. LedgerError where a row's lineage cannot be walked."""
-    judgements = project_judgements(connection, project_id)
     found = projects.find_project(connection, project_id)
+    title = found.name if found else project_id
+    return _card(connection, project_id, title, project_judgements(connection, project_id))
+
+
+def release_card(connection: Connection, project_id: str, release: str) -> str:
+    """The card of a release of the project."""
+    judgements = lineage.release_judgements(connection, release)
+    found = projects.find_project(connection, project_id)
+    title = f"{release}, a release of {found.name if found else project_id}"
+    return _card(connection, project_id, title, judgements)
+
+
+def _card(connection: Connection, project_id: str, title: str, judgements: Sequence[Judgement]) -> str:
     days = sorted(time[:10] for time in submission_times(connection, (j.id for j in judgements)).values())
     flags = Counter(
         part.key.removeprefix(FLAG)
@@ -37,19 +49,18 @@ def data_card(connection: Connection, project_id: str) -> str:
         ("Agreement", agreement(pairs)),
         *([("Rankings", ranking_words(ranked))] if ranked else []),
         ("Collected", f"{days[0]} to {days[-1]}" if days else "nothing yet"),
-        ("Withdrawn", f"{_withdrawn(connection, project_id)} judgements, which are not among these"),
+        ("Withdrawn", _withdrawn(connection, project_id, [judged.id for judged in judgements])),
         ("Flags", _counted(flags)),
     ]
     parts = [
-        f"# {_cell(found.name if found else project_id)}",
+        f"# {_cell(title)}",
         "Pairs of answers that were compared on a 7-point scale, the sides drawn at random."
         + (" Of more than two answers, an order with ties." if ranked else ""),
         _table(("", ""), figures),
         "## Guidelines",
         _table(("version", "id", "judgements"), _guidelines(connection, project_id, judgements)),
         "## Where the prompts come from",
-        "Licences are those of the sources.",
-        _table(("source", "prompts"), _sources(connection, judgements)),
+        *_sources(connection, project_id, judgements),
         "## Why they were asked",
         _table(("reason", "judgements"), _reasons(connection, judgements)),
     ]
@@ -77,11 +88,15 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {_cell(name)}" for name, n in sorted(counts.items())) or "none"
 
 
-def _withdrawn(connection: Connection, project_id: str) -> int:
+def _withdrawn(connection: Connection, project_id: str, ids: Sequence[str]) -> str:
+    """Of a release, also how many of its rows were taken back since it was made."""
     joined = judgement.join(assignment).join(project_item, project_item.c.item_id == assignment.c.item_id)
-    count = select(func.count()).select_from(joined)
+    columns = select(judgement.c.id).select_from(joined)
     where = (judgement.c.status == "withdrawn") & (project_item.c.project_id == project_id)
-    return int(connection.execute(count.where(where)).scalar_one())
+    gone = set(connection.execute(columns.where(where)).scalars())
+    if inside := gone.intersection(ids):
+        return f"{len(inside)} of these judgements were taken back since: use a release without them"
+    return f"{len(gone)} judgements, which are not among these"
 
 
 def _guidelines(
@@ -93,13 +108,18 @@ def _guidelines(
     return [(str(versions.get(id_, "")), id_, str(n)) for id_, n in sorted(used.items())]
 
 
-def _sources(connection: Connection, judgements: Sequence[Judgement]) -> list[tuple[str, str]]:
-    counts: Counter[str] = Counter()
-    for some in store.chunks({judged.prompt_id for judged in judgements}):
-        for row in connection.execute(select(prompt.c.source).where(prompt.c.id.in_(some))):
-            file, _, line = row.source.rpartition(":")
-            counts[(file if line.isdigit() else row.source) or "not recorded"] += 1
-    return [(name, str(n)) for name, n in sorted(counts.items())]
+def _sources(connection: Connection, project_id: str, judgements: Sequence[Judgement]) -> list[str]:
+    """What is known of licences, and the sources with theirs."""
+    named = licences.by_prompt(connection, (judged.prompt_id for judged in judgements))
+    counts, known = Counter(named.values()), licences.licences(connection, project_id)
+    without = sum(n for source, n in counts.items() if source not in known)
+    said = "Each source's licence is its own."
+    if without == len(named) and named:
+        said = "No source here has a licence on record: ask before you pass this on."
+    elif without:
+        said += f" {without} of {len(named)} prompts have none on record: ask before you pass them on."
+    rows = [(source, known.get(source, "none on record"), str(n)) for source, n in sorted(counts.items())]
+    return [said, _table(("source", "licence", "prompts"), rows)]
 
 
 def _reasons(connection: Connection, judgements: Sequence[Judgement]) -> list[tuple[str, str]]:

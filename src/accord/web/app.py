@@ -59,7 +59,8 @@ def make_app(site: Site) -> FastAPI:
     """The ASGI app over an open ledger. The documentation pages that FastAPI brings load from other hosts."""
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for part in (api_rater, api_manager, api_people, api_account, openapi, live, sourcing, withdrawing, pages):
+    parts = (api_rater, api_manager, api_people, api_account, openapi, live)
+    for part in (*parts, sourcing, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
     for router in (adjudicating.router, api_talks.api, api_talks.shown, grouping.router, media.router):
         app.include_router(router, responses=ERRORS)

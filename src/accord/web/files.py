@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from accord.errors import DataError, LedgerError
-from accord.ledger import card, exchange, foreign, media
+from accord.ledger import card, exchange, foreign, licences, media
 from accord.records import Preference
 from accord.web.media_types import ENDINGS as ENDING_OF
 
@@ -113,7 +113,11 @@ def _jsonl(rows: Rows) -> Callable[[Connection, str], Iterable[bytes]]:
 
 
 def _parquet(rows: Rows) -> Callable[[Connection, str], Iterable[bytes]]:
-    return lambda connection, project_id: [exchange.parquet(rows(connection, project_id))]
+    def write(connection: Connection, project_id: str) -> list[bytes]:
+        known = json.dumps(licences.licences(connection, project_id), ensure_ascii=False)
+        return [exchange.parquet(rows(connection, project_id), about={"accord.licences": known})]
+
+    return write
 
 
 def _csv(connection: Connection, project_id: str) -> Iterator[bytes]:
@@ -129,6 +133,11 @@ def _media_zip(connection: Connection, project_id: str) -> list[bytes]:
             content = media.read_part(connection, id_, 0, media.size_of(connection, id_))
             archive.writestr(zipfile.ZipInfo(f"{id_}.{ENDING_OF[type_]}"), content)
     return [out.getvalue()]
+
+
+def _licences(connection: Connection, project_id: str) -> list[bytes]:
+    found = licences.sources(connection, project_id)
+    return [json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")]
 
 
 def _card(connection: Connection, project_id: str) -> list[bytes]:
@@ -156,9 +165,17 @@ EXPORTS: Mapping[str, File] = {
     ),
     "judgements.csv": File("The same for spreadsheets", "text/csv; charset=utf-8", _csv),
     "media.zip": File("Images, sound and video, by hash", "application/zip", _media_zip),
+    "licences.json": File("Sources and their licences", "application/json", _licences),
     "card.md": File("Data card, computed from the rows", "text/markdown; charset=utf-8", _card),
 }
-ENDINGS = {"jsonl": "JSON lines", "parquet": "Parquet", "csv": "CSV", "md": "Markdown", "zip": "zip"}
+ENDINGS = {
+    "jsonl": "JSON lines",
+    "parquet": "Parquet",
+    "csv": "CSV",
+    "md": "Markdown",
+    "json": "JSON",
+    "zip": "zip",
+}
 
 
 def offered() -> list[dict[str, Any]]:

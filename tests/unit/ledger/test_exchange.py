@@ -105,7 +105,7 @@ def test_the_card_is_computed_from_the_rows(ledger: Ledger, project: str) -> Non
         "| Raters | 2 human |",
         "| Agreement | 100.0% of 2 pairs of judgements of one question |",
         "| Withdrawn | 0 judgements",
-        "| test | 4 |",
+        "| test | none on record | 4 |",
         "| random | 6 |",
     ):
         assert line in card

@@ -79,7 +79,7 @@ function report(form, { added, known, problems = [], problem_count: count = prob
 
 async function upload(form) {
   const file = form.elements.file.files[0];
-  const query = new URLSearchParams({ reason: form.elements.reason.value, gold: form.elements.gold.checked, as: form.elements.as?.value ?? "pairs" });
+  const query = new URLSearchParams({ reason: form.elements.reason.value, gold: form.elements.gold.checked, as: form.elements.as?.value ?? "pairs", license: form.elements.license?.value ?? "" });
   const headers = { "X-File-Name": encodeURIComponent(file.name) };
   const bytes = new Blob([file], { type: "application/octet-stream" });
   report(form, await api("POST", `${form.dataset.upload}?${query}`, bytes, headers));
