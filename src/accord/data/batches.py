@@ -124,8 +124,8 @@ def plan(groups: Sequence[Encoded], tokens: int, *, shared: bool = True, lanes: 
         return batches
     wanted = min(len(groups), -(-len(batches) // lanes) * lanes)
     budget = sum(_size([group], shared) for group in groups) / wanted
-    while len(even := _greedy(groups, budget, shared)) > wanted:
-        budget *= 1.1  # ends: under the first budget there were no more than wanted
+    while len(even := _greedy(groups, min(budget, tokens // lanes), shared)) > wanted:
+        budget *= 1.1  # ends: under the whole budget there are no more than wanted
     return even
 
 
