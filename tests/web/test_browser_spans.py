@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from accord.ledger import answers, store
@@ -14,6 +15,7 @@ from accord.web.render import render_text
 from accord.web.transcript import transcript
 from web import hostile
 from web.browser_world import Browse, Visitor, browsers, build_shop, question
+from web.ranking_world import build_ranked_shop
 
 pytest_plugins = ("web.browser_fixtures",)
 
@@ -243,3 +245,40 @@ def test_drafts_keep_their_marks(chromium: Browser, tmp_path: Path) -> None:
         expect(page.locator(".answer mark")).to_have_count(0)
         page.keyboard.press("Escape")
         expect(page.locator(".answer mark.good")).to_have_text("It has GPS.")
+
+
+def test_passages_of_a_ranking_are_marked_too(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    with browsers(chromium, build_ranked_shop(tmp_path / "ledger.sqlite"), tmp_path / "served") as browse:
+        rater = browse("rater")
+        page = rater.judge()
+        page.keyboard.press("h")
+        for _ in range(30):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("b")
+        marked_text = page.locator("#answer-3 mark.bad").inner_text()
+        expect(page.locator("#marker-quote")).to_contain_text("Answer D")
+        page.keyboard.press("Escape")
+        page.keyboard.press("3")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+        all_saved(page)
+        judged = rater.judgements()[-1]
+        with rater.served.site.ledger.reading() as connection:
+            parts = answers.read_answers(connection, [judged.id])[judged.id]
+            texts = store.read_completions(connection, judged.completion_ids)
+        (span,) = answers.from_parts(parts, range(4)).spans
+        text = texts[judged.completion_ids[span.position]].text
+        assert text[span.start : span.end] == marked_text and judged.shown[3] == span.position
+
+
+def test_marking_is_accessible(chromium: Browser, tmp_path: Path) -> None:
+    with asked_alone(chromium, tmp_path) as browse:
+        page = browse("rater").judge()
+        found = []
+        for keys in ((), ("h", "g"), ("ArrowRight", "b", "n")):
+            for key in keys:
+                page.keyboard.press(key)
+            violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            found += [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in violations]
+        assert found == []

@@ -92,7 +92,7 @@ function pieces(line) {
   return [...line.matchAll(pattern)].map((match) => ({ segment: match[0], index: match.index }));
 }
 
-const everyUnit = () => [...document.querySelectorAll(".answer .body")].flatMap((root) => units(Number(root.id.slice(7))));
+const everyUnit = () => [...document.querySelectorAll(".answer:not([hidden]) .body")].flatMap((root) => units(Number(root.id.slice(7))));
 
 // ------------------------------------------------------------------------------------------- drawing
 
