@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from accord.errors import DataError, LedgerError
-from accord.ledger import accounts, exchange, judging, lineage, media, projects, queue, why
+from accord.ledger import accounts, exchange, judging, licences, lineage, media, projects, queue, why
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.ledger.media import Medium
@@ -154,6 +154,7 @@ async def import_file(
     reason: Annotated[str, Query(min_length=1, max_length=80)] = "import",
     gold: bool = False,
     as_: Annotated[Literal["pairs", "ranking"], Query(alias="as")] = "pairs",
+    license: Annotated[str, Query(max_length=licences.LONGEST, description="of the file")] = "",
     x_file_name: Annotated[str, Header(description="percent-encoded; its ending says what it is")] = "",
 ) -> dict[str, Any]:
     """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters.
@@ -185,6 +186,8 @@ async def import_file(
             asked, unfit = exchange.as_rankings(rows)
             problems = sorted(problems + unfit)
         added, known = await run_in_threadpool(_ask, request, who, asked, found, reason, gold)
+        if license.strip():
+            await run_in_threadpool(_note_licence, request, who, rows, license)
     finally:
         os.unlink(path)
         Path(media_import.lines_path(path)).unlink(missing_ok=True)
@@ -233,9 +236,17 @@ def _ask(
         )
 
 
+def _note_licence(request: Request, who: Member, rows: list[Preference], licence: str) -> None:
+    with site_of(request).ledger.writing() as connection:
+        for source in sorted({licences.source_of(row.prompt.source) for row in rows}):
+            licences.set_licence(connection, who.project.id, source, licence, utc_now())
+
+
 @router.post("/projects/{project_id}/adopt")
 def adopt(request: Request, who: Manager, body: EmptyBody) -> dict[str, Any]:
-    """Take in the ledger's questions that are in no project."""
+    """Take in the ledger's questions that are in no project. They may be anybody's: administrators only."""
+    if not who.account.admin:
+        raise RefusedError(403, "forbidden", "only an administrator may take in the ledger's questions")
     with site_of(request).ledger.writing() as connection:
         return {"added": projects.adopt(connection, who.project.id)}
 
