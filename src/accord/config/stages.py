@@ -80,6 +80,9 @@ class AskConfig(Settings):
     overlap: int = Field(1, gt=0, description="raters per pair")
     overlap_share: float = Field(0.25, ge=0, le=1, description="share of pairs that get three raters")
     pairs_per_prompt: int = Field(6, gt=0, description="pairs of one prompt's answers, at most")
+    ranking: int | None = Field(
+        None, ge=3, le=9, description="with people: ask them to put so many answers in order, not for pairs"
+    )
     limit: int | None = Field(None, description="ask at most this many pairs")
     aggregate: Aggregate = AGGREGATE
     out: Path | None = Field(None, description="also write the preferences as JSONL (TRL's format)")

@@ -73,7 +73,8 @@ def ranking_quality(
     last: dict[tuple[str, str], Judgement] = {}
     for judged in judgements:
         key = judged.item_id, judged.rater
-        if judged.ranks and (key not in last or judged.revision >= last[key].revision):
+        vote = judged.ranks and judged.purpose == "judge"
+        if vote and (key not in last or judged.revision >= last[key].revision):
             last[key] = judged
     if not last:
         return None

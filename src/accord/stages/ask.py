@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.columns import Columns
 from rich.console import Console
@@ -19,7 +19,7 @@ from rich.prompt import Prompt as Ask
 
 from accord.config import AskConfig
 from accord.data.groups import read_groups
-from accord.errors import DataError, LedgerError
+from accord.errors import ConfigError, DataError, LedgerError
 from accord.feedback.agreement import Rating, agreement, ceiling
 from accord.feedback.labels import aggregate_preferences
 from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
@@ -108,29 +108,43 @@ def labelled(ledger: Ledger, release: str, config: AskConfig) -> Sequence[Prefer
 
 
 def questions(groups: Sequence[Group], config: AskConfig) -> list[Question]:
-    """Pairs of each prompt's answers, in a seeded order; some are wanted from three raters, so that their
-    agreement can be measured. Equal texts are not a question."""
+    """Pairs (or rankings) of each prompt's answers, in a seeded order; some are wanted from three raters, so
+    that their agreement can be measured. Equal texts are not a question."""
+    if config.ranking and config.raters != "people":
+        raise ConfigError("ask.ranking is for people: simulated raters and you at the terminal compare pairs")
     rng = random.Random(config.seed)
+    kind: Literal["pair", "ranking"] = "ranking" if config.ranking else "pair"
     found = []
     for group in groups:
-        pairs = [
-            (a, b)
-            for a, b in itertools.combinations(group.completions, 2)
-            if a.text.strip() and b.text.strip()
-        ]
-        pairs = [pair for pair in pairs if pair[0].text != pair[1].text]
-        rng.shuffle(pairs)
-        for pair in pairs[: config.pairs_per_prompt]:
+        for answers in _ranking(group, config.ranking, rng) if config.ranking else _pairs(group, config, rng):
             shared = rng.random() < config.overlap_share
             overlap = max(config.overlap, 3) if shared and config.raters != "me" else config.overlap
-            reason = "agreement check" if shared else "random pair of the policy's answers"
-            found.append(Question(Group(group.prompt, pair), reason, overlap=overlap))
+            reason = "agreement check" if shared else f"random {kind} of the policy's answers"
+            found.append(Question(Group(group.prompt, answers), reason, kind, overlap))
+    if not found and config.ranking:
+        raise DataError(
+            f"no prompt has {config.ranking} different answers to put in order; sample with a larger k, or "
+            "lower ask.ranking"
+        )
     if not found:
         raise DataError(
             "no pair of different answers to ask about; sample with k >= 2 and a higher temperature"
         )
     rng.shuffle(found)
     return found[: config.limit]
+
+
+def _pairs(group: Group, config: AskConfig, rng: random.Random) -> list[tuple[Completion, ...]]:
+    both = itertools.combinations(group.completions, 2)
+    pairs = [(a, b) for a, b in both if a.text.strip() and b.text.strip() and a.text != b.text]
+    rng.shuffle(pairs)
+    return list(pairs[: config.pairs_per_prompt])
+
+
+def _ranking(group: Group, k: int, rng: random.Random) -> list[tuple[Completion, ...]]:
+    """k of the prompt's different answers; none where it has fewer."""
+    different = list({c.text: c for c in group.completions if c.text.strip()}.values())
+    return [tuple(rng.sample(different, k))] if len(different) >= k else []
 
 
 def ask_panel(
