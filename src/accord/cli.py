@@ -11,6 +11,7 @@ import errno
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -70,6 +71,18 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point: runs a command and turns errors into one line and an exit status."""
+    try:
+        _main(arguments)
+    except SystemExit as leaving:
+        if sys.modules.get("accord.training.distributed") and os.environ.get("WORLD_SIZE", "1") != "1":
+            # Threads of the communication library that still wind down can abort Python's own shutdown.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(leaving.code or 0))
+        raise
+
+
+def _main(arguments: Sequence[str] | None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     command = next((a for a in given if a != "--debug"), "--help")

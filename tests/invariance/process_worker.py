@@ -13,7 +13,8 @@ import torch
 import accord
 from accord.cli import main
 from accord.errors import DataError
-from accord.training.distributed import group, spread
+from accord.rollout.local import LocalSampler
+from accord.training.distributed import group, spread, world
 from accord.training.engine import Engine
 
 
@@ -39,6 +40,14 @@ def after(steps: int, fault: BaseException | None) -> None:
 
 
 def jobs(path: str) -> None:
+    sampled = []
+    sample = LocalSampler.sample
+
+    def counted(self: LocalSampler, prompts: Any, *rest: Any, **named: Any) -> Any:
+        sampled.append(len(prompts))
+        return sample(self, prompts, *rest, **named)
+
+    LocalSampler.sample = counted  # type: ignore[method-assign]
     with group(), open(path) as file:
         assert spread(range(5), lambda own: [i * i for i in own]) == [0, 1, 4, 9, 16]
         for job in json.load(file):
@@ -49,6 +58,10 @@ def jobs(path: str) -> None:
                 getattr(accord, job.pop("stage"))(quiet=True, **job)
             except StopHereError:
                 after.undo()  # type: ignore[attr-defined]
+        with open(f"{path}.sampled-{world()[0]}", "w") as told:
+            json.dump(sampled, told)
+    sys.stdout.flush()
+    os._exit(0)  # as `accord` leaves where it is one of several processes
 
 
 if __name__ == "__main__":
