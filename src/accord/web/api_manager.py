@@ -34,7 +34,7 @@ from accord.web.auth import (
 )
 from accord.web.body import Body
 from accord.web.quality import quality_of
-from accord.web.questions import DEFAULT_FORM
+from accord.web.questions import NEW_FORM
 from accord.web.security import IMPORT_BYTES
 
 router = APIRouter(prefix="/api/v1", tags=["managing"])
@@ -69,7 +69,15 @@ class ProjectBody(Body):
     overlap: int = Field(1, ge=1, le=projects.MOST_OVERLAP)
 
 
+class ChecksBody(Body):
+    """Which share of a rater's questions check on her."""
+
+    gold: float = Field(0.0, ge=0, le=0.5, description="known answers, until the sequential test has decided")
+    repeat: float = Field(0.0, ge=0, le=0.5, description="asked again a while later, sides swapped")
+
+
 class ChangeBody(Body):
+    checks: ChecksBody | None = None
     name: Name | None = None
     overlap: int | None = Field(None, ge=1, le=projects.MOST_OVERLAP)
     state: Literal["open", "paused"] | None = None
@@ -110,7 +118,7 @@ def add_project(
     with site_of(request).ledger.writing() as connection:
         now = utc_now()
         project_id = projects.add_project(
-            connection, body.name, body.guideline, overlap=body.overlap, form=DEFAULT_FORM, now=now
+            connection, body.name, body.guideline, overlap=body.overlap, form=NEW_FORM, now=now
         )
         accounts.set_role(connection, project_id, account.id, "owner", now)
     return {"id": project_id, "redirect": f"/projects/{project_id}/data"}
@@ -122,7 +130,12 @@ def change_project(request: Request, who: Manager, body: ChangeBody) -> dict[str
     if body.name not in (None, who.project.name) and "own" not in who.can:
         raise RefusedError(403, "forbidden", "only an owner may rename a project")
     with site_of(request).ledger.writing() as connection:
-        projects.change_project(connection, who.project.id, body.model_dump(exclude_none=True), utc_now())
+        changes = body.model_dump(exclude_none=True)
+        now_form = projects.find_project(connection, who.project.id)
+        if now_form is not None and ("form" in changes or "checks" in changes):  # they are kept together
+            checks = changes.pop("checks", now_form.form.get("checks", {}))
+            changes["form"] = changes.get("form", dict(now_form.form)) | {"checks": checks}
+        projects.change_project(connection, who.project.id, changes, utc_now())
         changed = projects.find_project(connection, who.project.id)
     assert changed is not None
     return {"project": project_json(changed)}

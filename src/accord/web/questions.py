@@ -32,6 +32,9 @@ DEFAULT_FORM = {
 }
 
 
+NEW_FORM = DEFAULT_FORM | {"checks": {"gold": 0.1, "repeat": 0.05}}  # of projects that are made in the app
+
+
 def form_of(project: Project) -> dict[str, Any]:
     """What is asked beside the preference. Projects older than the marking of passages do not ask for it."""
     return DEFAULT_FORM | {"spans": False} | dict(project.form)
