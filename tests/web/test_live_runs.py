@@ -39,7 +39,10 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shown(site: Site, runs: Path, client: Any) -> Path:
-    """The app shows the folder `runs`."""
+    """The app shows the folder `runs`, whose run asks people in the project Mine of the app's ledger."""
+    (runs / "mine" / "ledger.sqlite").hardlink_to(site.ledger.name)
+    told = json.loads((runs / "mine" / "live.json").read_text())
+    write(runs / "mine" / "live.json", {**told, "project": "Mine"})
     client.app.state.site = replace(site, runs=runs)
     return runs
 
@@ -162,6 +165,25 @@ def test_raters_do_not_see_runs(visit: Visits, shown: Path) -> None:
     for who, status in (("rater", 403), ("adjudicator", 403), ("stranger", 403), ("manager", 200)):
         assert visit(who).get("/runs/mine").status_code == status
         assert visit(who, by="token").get("/api/v1/runs/mine").status_code == status
+
+
+@pytest.mark.parametrize("why", ["another project", "another ledger", "simulated raters", "a role elsewhere"])
+def test_a_run_of_others_is_for_administrators_only(visit: Visits, shown: Path, why: str) -> None:
+    told = json.loads((shown / "mine" / "live.json").read_text())
+    if why == "another ledger":
+        (shown / "mine" / "ledger.sqlite").unlink()
+        write(shown / "mine" / "ledger.sqlite", "another one")
+    elif why != "a role elsewhere":
+        project = "Theirs" if why == "another project" else ""
+        write(shown / "mine" / "live.json", {**told, "project": project})
+    for who in ("outsider",) if why == "a role elsewhere" else ("owner", "viewer"):
+        assert visit(who).get("/runs/mine").status_code == 404
+        assert visit(who, by="token").get("/api/v1/runs/mine").status_code == 404
+        assert visit(who, by="token").get("/api/v1/runs").json() == {"runs": []}
+        assert "mine" not in visit(who).get("/runs").text.split("<main")[1].split("</main>")[0]
+    assert visit("admin").get("/runs/mine").status_code == 200
+    if why == "another project":
+        assert visit("outsider").get("/runs/mine").status_code == 200
 
 
 def test_hostile_names_are_text(visit: Visits, shown: Path) -> None:

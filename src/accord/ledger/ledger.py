@@ -43,6 +43,11 @@ class Ledger:
         """
         return cls(open_database(where, create=create))
 
+    @property
+    def name(self) -> str:
+        """The path of the file, or the database's URL."""
+        return self._database.name
+
     def close(self) -> None:
         self._database.engine.dispose()
 

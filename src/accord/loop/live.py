@@ -23,6 +23,7 @@ class Live:
 
     path: Path
     steps: Sequence[str]  # all that the loop will do, in order
+    project: str = ""  # in which people are asked: its people may look
     told: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, step: str) -> None:
@@ -34,7 +35,13 @@ class Live:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around the whole run: how it ended is the last thing that is told."""
-        self.told = {"steps": list(self.steps), "pid": os.getpid(), "began": _now(), "ended": ""}
+        self.told = {
+            "steps": list(self.steps),
+            "project": self.project,
+            "pid": os.getpid(),
+            "began": _now(),
+            "ended": "",
+        }
         self._write(step=None, since=_now(), waiting=None)
         try:
             yield

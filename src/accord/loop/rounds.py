@@ -76,7 +76,10 @@ class Progress:
     @classmethod
     def open(cls, config: RunConfig) -> Progress:
         """Raises CheckpointError if the folder holds a run with other settings."""
-        path, live = config.out / "state.json", Live(config.out / LIVE, planned(config))
+        path, live = (
+            config.out / "state.json",
+            Live(config.out / LIVE, planned(config), asking_project(config)),
+        )
         told = json.loads(config.model_dump_json(exclude={"out"}))
         told["ask"].pop("wait", None)  # whoever tires of waiting may ask for less
         settings = content_hash(told)

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse
 
 from accord.ledger import projects
 from accord.ledger.accounts import Account
-from accord.web.auth import PERMISSIONS, RefusedError, caller, not_found, site_of
+from accord.web.auth import PERMISSIONS, RefusedError, Site, caller, not_found, site_of
 from accord.web.templating import page
 
 router = APIRouter(tags=["runs"])
@@ -47,7 +47,10 @@ CURVES: Mapping[str, Sequence[tuple[str, str, str]]] = {
 
 
 def sees_runs(scope: str) -> Any:
-    """A dependency: an administrator, or somebody who may see the quality of some project."""
+    """A dependency: an administrator, or somebody who may see the quality of some project.
+
+    Which runs she sees is for `visible_runs` to say.
+    """
 
     def check(request: Request, account: Annotated[Account, Depends(caller(scope))]) -> Account:
         with site_of(request).ledger.reading() as connection:
@@ -65,26 +68,59 @@ Program = Annotated[Account, Depends(sees_runs("read"))]
 
 @router.get("/runs", include_in_schema=False)
 def runs_page(request: Request, account: Viewer) -> HTMLResponse:
-    folder = site_of(request).runs
-    rows = [_row(run_state(path)) for path in run_folders(folder)]
-    return page(request, "runs.html", account=account, runs=rows, shown=folder is not None)
+    rows = [_row(run_state(path)) for path in visible_runs(site_of(request), account)]
+    return page(request, "runs.html", account=account, runs=rows, shown=site_of(request).runs is not None)
 
 
 @router.get("/runs/{run}", include_in_schema=False)
 def run_page(request: Request, account: Viewer, run: str) -> HTMLResponse:
-    return page(request, "live.html", account=account, run=run_state(_folder(request, run)), chart=chart)
+    return page(
+        request, "live.html", account=account, run=run_state(_folder(request, account, run)), chart=chart
+    )
 
 
 @router.get("/api/v1/runs")
 def runs_json(request: Request, account: Program) -> dict[str, Any]:
     """Every run: how far it is, and what it waits for."""
-    return {"runs": [_row(run_state(path)) for path in run_folders(site_of(request).runs)]}
+    return {"runs": [_row(run_state(path)) for path in visible_runs(site_of(request), account)]}
 
 
 @router.get("/api/v1/runs/{run}")
 def run_json(request: Request, account: Program, run: str) -> dict[str, Any]:
     """One run: its steps, rounds and curves."""
-    return run_state(_folder(request, run))
+    return run_state(_folder(request, account, run))
+
+
+def visible_runs(site: Site, account: Account) -> list[Path]:
+    """Administrators see every run; others those that ask people in a project whose quality they may see."""
+    found = run_folders(site.runs)
+    if account.admin or not found:
+        return found
+    with site.ledger.reading() as connection:
+        roles = projects.projects_of(connection, account.id)
+        named = {}
+        for project_id in reversed(
+            projects.all_projects(connection)
+        ):  # of two of a name, the oldest is meant
+            if (project := projects.find_project(connection, project_id)) is not None:
+                named[project.name] = project_id
+    mine = {name for name, id_ in named.items() if "quality" in PERMISSIONS.get(roles.get(id_, ""), ())}
+    return [
+        path for path in found if _same_file(path / "ledger.sqlite", site.ledger.name) and _asks(path) in mine
+    ]
+
+
+def _asks(path: Path) -> str:
+    """The project in which a run asks people."""
+    return str(_json(path / "live.json").get("project") or "")
+
+
+def _same_file(path: Path, other: str) -> bool:
+    """A project of the same name in another ledger is another project."""
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def run_folders(folder: Path | None) -> list[Path]:
@@ -99,9 +135,10 @@ def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in FILES)
 
 
-def _folder(request: Request, run: str) -> Path:
+def _folder(request: Request, account: Account, run: str) -> Path:
     """Only what the list names: no path can be put together from a request."""
-    found = next((path for path in run_folders(site_of(request).runs) if path.name == run), None)
+    shown = visible_runs(site_of(request), account)
+    found = next((path for path in shown if path.name == run), None)
     if found is None:
         raise not_found("this run")
     return found
