@@ -38,6 +38,7 @@ CASES = {
     "grpo-float32": {"stage": "grpo", "dtype": "float32"},
     "pretrain-float64": {"stage": "pretrain", "dtype": "float64"},
 }
+HALF_WAY = {"sft-float64": 2, "grpo-float32": 8}  # optimiser steps until the checkpoint at step 2
 OWN = {
     "sft": {"data": "demonstrations.jsonl", "epochs": 0.75, "batch_size": 6, "lora": None},
     "reward": {"data": "preferences.jsonl", "epochs": 1, "batch_size": 6, "held_out": 0.25},
@@ -120,25 +121,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone(job(folder, "rm", "reward"))
     for name, case in CASES.items():
         alone(job(folder, name, **case))
-    with pytest.MonkeyPatch.context() as patch:  # one process leaves after two steps
-        own, done = Engine.step, []
-
-        def step(self: Engine, *args: Any, **kwargs: Any) -> dict[str, float]:
-            if len(done) == 2:
-                raise KeyboardInterrupt
-            done.append(1)
-            return own(self, *args, **kwargs)
-
-        patch.setattr(Engine, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            alone(job(folder, "one-then-two", **CASES["sft-float64"]))
     work = [job(folder, f"{name}-2", **case) for name, case in CASES.items()]
-    work.append(job(folder, "one-then-two", **CASES["sft-float64"]))
-    work.append(job(folder, "two-then-one", **CASES["sft-float64"]) | {"stop_after": 2})
+    for name, steps in HALF_WAY.items():
+        stop_alone(job(folder, f"{name}-one-then-two", **CASES[name]), steps)
+        work.append(job(folder, f"{name}-one-then-two", **CASES[name]))
+        work.append(job(folder, f"{name}-two-then-one", **CASES[name]) | {"stop_after": steps})
     (folder / "jobs.json").write_text(json.dumps(work))
     done = in_two("jobs", str(folder / "jobs.json"))
     assert [status for status, _ in done] == [0, 0], done
     return folder
+
+
+def stop_alone(settings: dict[str, Any], steps: int) -> None:
+    """A run in one process that ends after so many optimiser steps."""
+    own, done = Engine.step, []
+
+    def step(self: Engine, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(1)
+        return own(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            alone(settings)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -180,12 +187,36 @@ def weights_of_start(world: Path) -> dict[str, torch.Tensor]:
     return load_file(world / "model" / "model.safetensors")
 
 
-def test_another_number_of_processes_goes_on(world: Path) -> None:
-    assert checkpoint.steps(world / "two-then-one" / "checkpoints") == [2]
-    assert not (world / "two-then-one" / "model").exists()
-    alone(job(world, "two-then-one", **CASES["sft-float64"]))
-    for name in ("one-then-two", "two-then-one"):
-        assert_same_run(world / "sft-float64", world / name, 1e-12)
+@pytest.mark.parametrize("name", HALF_WAY)
+def test_another_number_of_processes_goes_on(world: Path, name: str) -> None:
+    begun = world / f"{name}-two-then-one"
+    assert checkpoint.steps(begun / "checkpoints") == [2]
+    assert not (begun / "model").exists()
+    alone(job(world, begun.name, **CASES[name]))
+    for other in (f"{name}-one-then-two", begun.name):
+        assert_same_run(world / name, world / other, TOLERANCE[str(CASES[name]["dtype"])])
+
+
+def test_each_process_samples_its_share(world: Path) -> None:
+    shares = [json.loads((world / f"jobs.json.sampled-{rank}").read_text()) for rank in range(2)]
+    online = [case for case in CASES.values() if case["stage"] in ("ppo", "grpo")]
+    assert len(shares[0]) == len(shares[1]) >= 3 * len(online)
+    assert all((own, other) == (2, 1) for own, other in zip(*shares, strict=True))
+
+
+def test_accelerate_starts_them_too(world: Path) -> None:
+    """With the configuration that is shipped, also where there is no GPU."""
+    (world / "accelerated.json").write_text(json.dumps([job(world, "accelerated", **CASES["sft-float64"])]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    config = Path(accord.__file__).parents[2] / "configs" / "processes.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    call = [*launch, "--main_process_port", port, WORKER, "jobs", str(world / "accelerated.json")]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert (world / "accelerated.json.sampled-1").exists()  # there was a second process
+    assert_same_run(world / "sft-float64", world / "accelerated", 1e-12)
 
 
 def command(world: Path, out: Path) -> list[str]:

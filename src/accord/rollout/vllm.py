@@ -337,7 +337,7 @@ class Server:
         body = {"model": self.model, "prompt": list(ask.prompt_ids), "return_token_ids": True, **ask.settings}
         choices = self._post("/v1/completions", body).get("choices", [])
         if any(choice.get("token_ids") is None for choice in choices):
-            raise ModelError(f"{self.url}: returns no token ids; run vLLM 0.16 or later there")
+            raise ModelError(f"{self.url}: returns no token ids; run vLLM 0.18 or later there")
         return [
             Answer(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
             for choice in sorted(choices, key=lambda choice: int(choice["index"]))

@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from accord.errors import AccordError
+from accord.errors import AccordError, ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
+SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as accelerate names them
 
 
 class PeerLostError(AccordError):
@@ -47,7 +48,9 @@ def group() -> Iterator[None]:
 
     Nothing happens in a single process, or within another group. An error in one process reaches the others
     as a PeerFailedError, so that one message is shown; which is the first is settled by a shared counter.
+    Raises ConfigError where the launcher promised to split the model up.
     """
+    _refuse_sharding()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -63,6 +66,22 @@ def group() -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_sharding() -> None:
+    """`accelerate launch` only says so in the environment: all would run, and nothing would be split."""
+    asked = [
+        what for what in SHARDING if os.environ.get(f"ACCELERATE_USE_{what}", "").lower() in ("1", "true")
+    ]
+    if not asked:
+        return
+    if os.environ.get("RANK", "0") != "0":
+        raise PeerFailedError("the first process says why")
+    raise ConfigError(
+        f"{asked[0]} is asked for, and Accord does not split a model over processes: each holds the whole "
+        "of it. Start them with torchrun, or with accelerate and configs/processes.yaml; if the model does not "
+        "fit, train an adapter (lora) or a smaller one"
+    )
 
 
 def _first_to_fail(store: Any) -> bool:
