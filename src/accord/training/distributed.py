@@ -79,8 +79,8 @@ def _refuse_sharding() -> None:
         raise PeerFailedError("the first process says why")
     raise ConfigError(
         f"{asked[0]} is asked for, and Accord does not split a model over processes: each holds the whole "
-        "of it. Start them with torchrun, or with accelerate and configs/processes.yaml; if the model does not "
-        "fit, train an adapter (lora) or a smaller one"
+        "of it. Start them with torchrun, or with accelerate and configs/processes.yaml; if the model does "
+        "not fit, train an adapter (lora) or a smaller one"
     )
 
 
