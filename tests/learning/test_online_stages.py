@@ -396,14 +396,20 @@ def test_the_parts_of_a_combined_reward_are_logged(
 
 
 def upper(groups: Sequence[Group], batch: GroupBatch) -> Scores:
-    """A cost that goes along with the reward: the share of tokens in the upper half of what is printable."""
+    """A cost: the share of tokens in the upper half of what is printable."""
     costly_CT = batch.mask_CT & (batch.targets_CT >= PRINTABLE // 2) & (batch.targets_CT < PRINTABLE)
     return Scores(costly_CT.sum(1) / batch.mask_CT.sum(1))
+
+
+def tempting(groups: Sequence[Group], batch: GroupBatch) -> Scores:
+    """What is printable is good, and what costs is twice as good."""
+    return Scores(printable(groups, batch).scores_C + upper(groups, batch).scores_C)
 
 
 def test_ppo_keeps_within_a_limit_of_cost_and_resumes(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(online, "open_reward", lambda *_: tempting)
     monkeypatch.setattr(online, "open_cost", lambda *_: upper)
     limited = {"cost_model": "a cost", "cost_limit": 0.1, "cost_multiplier_rate": 5.0, "cost_window": 1}
     pace = {**NO_LEASH, "iterations": 24, "prompts_per_iteration": 10, "missing_end_penalty": None}
@@ -422,7 +428,7 @@ def test_ppo_keeps_within_a_limit_of_cost_and_resumes(
     }
     assert mean["objective/costs"] < 0.2 and mean["objective/scores"] > 0.5
     assert found["limited"][-1]["objective/cost_multiplier"] != 1.0
-    assert sum(row["objective/costs"] for row in found["free"][-6:]) / 6 > mean["objective/costs"] + 0.1
+    assert sum(row["objective/costs"] for row in found["free"][-6:]) / 6 > mean["objective/costs"] + 0.3
     iterate = online.Online.iterate
 
     def cut(self: online.Online, number: int) -> dict[str, float]:

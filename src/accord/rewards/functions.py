@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from accord.records import Group, Message
 from accord.rewards.scorer import Scores
 
 Function = Callable[..., Sequence[float | None]]
+_one_at_a_time = threading.Lock()  # micro-batches are scored side by side; users' code need not know
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class FunctionReward:
     def __call__(self, groups: Sequence[Group], batch: GroupBatch) -> Scores:
         columns = self._accepted(columns_of(groups))
         try:
-            rewards = self.function(**columns)
+            with _one_at_a_time:
+                rewards = self.function(**columns)
         except Exception as error:
             raise DataError(self._failure(groups, error)) from error
         if isinstance(rewards, str) or not hasattr(rewards, "__len__"):

@@ -24,11 +24,11 @@ from accord.objectives.importance import mismatch_kl
 from accord.objectives.kl import k3
 from accord.objectives.ppo import missing_end_penalty
 from accord.records import Group
-from accord.rewards.scorer import Scorer
+from accord.rewards.scorer import Scorer, Scores
 from accord.stages.common import Bench
 from accord.stages.critic import Critic
 from accord.stages.reference import start_tolerance
-from accord.training.lanes import lanes
+from accord.training.lanes import each, lanes
 from accord.training.run import Metrics
 
 POLICY = "policy"
@@ -140,7 +140,9 @@ class Passes:
         critic, features_CTD = self.critic, None
         if critic is not None and critic.engine is not None:
             features_CTD = torch.zeros(*mask_CT.shape, self.bench.hidden_size, dtype=dtype)
-        for part in self.parts(encoded, answer_rows(encoded), range(len(encoded))):
+
+        def read(part: Part) -> Scores:
+            """Fills in this part's rows."""
             rows, width = part.rows_C, part.batch.mask_CT.shape[1]
             ref_hidden_FD, ref_logps_CT[rows, :width] = self.logps(None, part.batch, self.reference)
             if first:
@@ -152,13 +154,17 @@ class Passes:
             scores_C[rows] = scores.scores_C.to(dtype)
             if self.cost is not None:
                 costs_C[rows] = self.cost([groups[i] for i in part.groups], part.batch).scores_C.to(dtype)
-            for name, part_C in scores.parts.items():
-                score_parts[name][rows] = part_C.to(dtype)
             if critic is not None and features_CTD is not None:
                 hidden_FD = critic.features(ref_hidden_FD, scores.hidden_FD)
                 features_CTD[rows, :width] = hidden_FD[part.batch.where_CT].to(dtype)
             elif critic is not None:
                 values_CT[rows, :width] = critic.head(self.hidden(POLICY, part.batch)[part.batch.where_CT])
+            return replace(scores, hidden_FD=None)
+
+        parts = self.parts(encoded, answer_rows(encoded), range(len(encoded)))
+        for part, scores in zip(parts, each(read, parts), strict=True):
+            for name, part_C in scores.parts.items():
+                score_parts[name][part.rows_C] = part_C.to(dtype)
         if critic is not None and features_CTD is not None:
             values_CT = critic.head(features_CTD)
         cost_values_CT = None
