@@ -17,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import select
 
+from accord.errors import ConfigError
 from accord.ledger import answers, projects, queue, store, talks
 from accord.ledger.database import utc_now
 from accord.ledger.queue import later
@@ -200,33 +201,32 @@ def _file_of(site: Site) -> Path:
 # Whose it is
 
 
-def test_nobody_else_is_asked_until_more_answers_are_wanted(
-    talker: Talker, site: Site, visit: Visits, world: World
-) -> None:
+def test_nobody_else_is_asked_until_more_answers_are_wanted(talker: Talker, site: Site, world: World) -> None:
     question = talker.say("Only for me").json()
-    lease = f"/api/v1/projects/{world.mine.project}/lease"
 
-    def others_see() -> list[str]:
-        found = visit("adjudicator").post(lease, {"want": 5}).json()
-        return [q["prompt"][0]["text"] for q in found["questions"]]
+    def all_for(who: str) -> list[str]:
+        with site.ledger.writing() as connection:
+            project = projects.find_project(connection, world.mine.project)
+            assert project is not None
+            rater = queue.find_rater(connection, _annotator(connection, world, who))
+            leased = queue.lease(
+                connection, rater, project.guideline_id, utc_now(), limit=50, seconds=9, seed=None,
+                project=project.id,
+            )  # fmt: skip
+        return [each.group.prompt.messages[0].content for each in leased]
 
-    before = visit("adjudicator").post(lease, {"want": 5}).json()["progress"]
-    assert "Only for me" not in others_see()
-    mine = talker.visit.post(lease, {"want": 5}).json()
+    asked = all_for("adjudicator")
+    assert len(asked) == 6 and "Only for me" not in asked
+    mine = talker.visit.post(f"/api/v1/projects/{world.mine.project}/lease", {"want": 5}).json()
     assert question["assignment"] not in [q["assignment"] for q in mine["questions"]]
     with site.ledger.writing() as connection:
         queue.expire(connection, later(utc_now(), 10_000))  # her lease has run out
-    assert "Only for me" not in others_see() and before["left"] == 6
+    assert "Only for me" not in all_for("manager")
     assert talker.judge(question, 1).status_code == 200, "her answer still counts"
     with site.ledger.writing() as connection:
         found, _, _ = queue.find_assignment(connection, question["assignment"])
         queue.ask(connection, [Question(found.group, "more", overlap=2)], utc_now())
-        with_room = queue.find_rater(connection, _annotator(connection, world, "owner"))
-        leased = queue.lease(
-            connection, with_room, found.guideline, utc_now(), limit=50, seconds=9, seed=None,
-            project=world.mine.project,
-        )  # fmt: skip
-    assert "Only for me" in [each.group.prompt.messages[0].content for each in leased]
+    assert "Only for me" in all_for("owner")
 
 
 def _annotator(connection: Any, world: World, who: str) -> str:
@@ -336,6 +336,15 @@ def test_half_a_character_is_refused(talker: Talker) -> None:
 
 
 # A process that fails
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    policies.check_models(["embedded"])
+    for name in (str(tmp_path), str(tmp_path / "none"), "owner/model"):
+        with pytest.raises(ConfigError, match=r"--policy .*no model's folder.*give the folder"):
+            policies.check_models([name])
+    (tmp_path / "adapter_config.json").write_text("{}")
+    policies.check_models([str(tmp_path)])
 
 
 def test_a_killed_process_is_replaced(talker: Talker, site: Site) -> None:
