@@ -21,8 +21,8 @@ from accord.feedback.agreement import ceiling
 from accord.feedback.labels import Aggregate, PairLabel, pair_labels
 from accord.ledger.ledger import Ledger
 from accord.ledger.lineage import settled
-from accord.ledger.rankings import comparisons
-from accord.records import Judgement, Preference
+from accord.ledger.rankings import comparisons, ranks_said
+from accord.records import Judgement, Preference, Prompt
 from accord.stages.common import announce
 from accord.stages.pairs import Judged, gather, in_ledger
 
@@ -74,6 +74,18 @@ def compared(preferences: Iterable[Preference], judgements: Sequence[Judgement] 
         )
         for p, judged in zip(preferences, judgements or repeat(None), strict=False)
     )
+
+
+def released_orders(path: str, release: str) -> list[tuple[Prompt, tuple[str, ...], tuple[float, ...]]]:
+    """Prompt, answers and their ranks of each judgement of a release; a pair is a ranking of two."""
+    with Ledger.open(path, create=False) as ledger:
+        said = ledger.release_judgements(release)
+        texts = {c: ledger.completion(c).text for c in {c for j in said for c in j.completion_ids}}
+        prompts = {p: ledger.prompt(p) for p in {j.prompt_id for j in said}}
+    return [
+        (prompts[j.prompt_id], tuple(texts[c] for c in j.completion_ids), tuple(map(float, ranks_said(j))))
+        for j in said
+    ]
 
 
 def aggregated(

@@ -33,7 +33,14 @@ from accord.objectives.safe import cost_loss
 from accord.records import Terms
 from accord.rewards.probe import fit_probe, fit_ridge
 from accord.stages.common import announce
-from accord.stages.compared import Compared, Comparison, pair_tensors, read_compared, strength
+from accord.stages.compared import (
+    Compared,
+    Comparison,
+    pair_tensors,
+    read_compared,
+    released_orders,
+    strength,
+)
 from accord.stages.harms import Harm, cost_probe, harm_pairs, harm_tensors, log_odds_of_harm, read_harms
 from accord.stages.pairs import Judged, gather, in_ledger
 
@@ -102,7 +109,8 @@ def comparisons(config: RewardConfig, console: Console) -> list[Compared]:
 
 def rankings(config: RewardConfig, console: Console) -> list[Judged[Ranking]]:
     if found := in_ledger(config.data):
-        return released_rankings(*found)
+        released = released_orders(*found)
+        return gather((p, texts, partial(_ranking, ranks=ranks, weight=1.0)) for p, texts, ranks in released)
     loaded = load_rankings(config.data, strict=config.strict)
     announce(loaded, "rankings", console)
     return gather(
