@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from accord.config import PpoConfig
 from accord.objectives import ppo, safe
 from learning.test_ppo_tabular import (
     BETA,
@@ -28,6 +29,7 @@ from learning.test_ppo_tabular import (
 )
 
 PER_PROMPT, EPOCHS, PRICE = 128, 4, 0.35
+MAXIMUM = PpoConfig.model_fields["cost_multiplier_max"].default
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def train(
         cost_C = safe_world.costs_PK[prompt_C, drawn_C]
         if fixed_multiplier is None:
             multiplier = safe.update_multiplier(
-                multiplier, float(cost_C.mean()), limit=limit, learning_rate=0.2
+                multiplier, float(cost_C.mean()), limit=limit, learning_rate=0.2, maximum=MAXIMUM
             )
         scored = ((world.rewards_PK[prompt_C, drawn_C], BETA), (cost_C, 0.0))
         estimates = []

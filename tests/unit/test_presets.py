@@ -62,6 +62,11 @@ def test_what_the_systems_are_known_for() -> None:
     grpo = loaded("trl", "grpo")
     assert (grpo.kl.coef, grpo.k, grpo.loss_type, grpo.optim.learning_rate) == (0.0, 8, "dapo", 1e-6)
     assert loaded("trl", "rloo").k == 2
+    assert (loaded("trl", "sft").optim.learning_rate, loaded("trl", "sft").epochs) == (2e-5, 3.0)
+    rates = [loaded(like, "reward").optim.learning_rate for like in PRESETS]
+    assert rates == [1e-4, 9e-6, 3e-6]
+    assert all(loaded(like, "reward").probe_penalty is None for like in PRESETS)  # they start at random
+    assert loaded("n+", "sft").lora is None and loaded("n+", "reward").lora.r == 16
     assert (loaded("trl", "ipo").form, loaded("openrlhf", "ipo").form) == ("mean", "sum")
     assert (loaded("n+", "dpo").beta, loaded("trl", "simpo").sft_coef) == (0.05, 1.0)
 
@@ -99,7 +104,9 @@ def test_an_unknown_preset_is_one_line(flags: list[str], message: str) -> None:
 
 
 def test_a_preset_that_knows_nothing_of_a_method_says_what_it_knows() -> None:
-    with pytest.raises(ConfigError, match=r"--like n\+ has no defaults for grpo, only for ppo, dpo; leave"):
+    with pytest.raises(
+        ConfigError, match=r"--like n\+ has no defaults for grpo, only for ppo, dpo, sft, reward; leave"
+    ):
         read_config(GrpoConfig, None, [*PPO, "--like", "n+"])
 
 

@@ -60,8 +60,8 @@ class Stage(Settings):
     dtype: Dtype = DTYPE
 
 
-class Method(Stage):
-    """What every method has that improves a policy. Settings that are given beat those of `like`."""
+class Preset(Stage):
+    """What every stage has for which other systems have defaults. Settings that are given beat them."""
 
     method: ClassVar[str]  # the command's name
 
@@ -69,14 +69,18 @@ class Method(Stage):
         None, description="start from the defaults of trl, openrlhf or n+ instead (docs/presets.md)"
     )
 
-    reference: str | None = Field(
-        None, description="the model that the policy is held to; by default the one it starts from"
-    )
-
     @model_validator(mode="before")
     @classmethod
     def _over_preset(cls, values: Any) -> Any:
         return over_defaults(cls, values) if isinstance(values, dict) and values.get("like") else values
+
+
+class Method(Preset):
+    """What every method has that improves a policy."""
+
+    reference: str | None = Field(
+        None, description="the model that the policy is held to; by default the one it starts from"
+    )
 
 
 class RewardPart(Settings):

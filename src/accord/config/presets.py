@@ -36,6 +36,8 @@ TRAINING_ARGUMENTS = {  # transformers' TrainingArguments, from which TRL's sett
     "optim.adam_epsilon": 1e-8,
     "optim.max_grad_norm": 1.0,
 }
+# Of reward models: here they are always adapters, since they share the trunk with the policy.
+WITH_ADAPTER = {name: value for name, value in TRAINING_ARGUMENTS.items() if name != "lora"}
 TRL_OFFLINE = {**TRAINING_ARGUMENTS, "epochs": 3.0, "optim.learning_rate": 1e-6, "max_length": 1024}
 ONE_STEP = {"epochs": 1, "minibatches": 1, "missing_end_penalty": None}  # one update for each sampling
 TRL_PAIRS = {
@@ -71,6 +73,13 @@ OPENRLHF_ONLINE = {
     "stop_kl": math.inf,
 }
 OPENRLHF_DPO = {**OPENRLHF, "optim.learning_rate": 1e-5, "beta": 0.1, "max_length": 512}
+N_PLUS = {
+    "epochs": 1.0,
+    "optim.learning_rate": 3e-6,
+    "optim.schedule": "cosine",
+    "optim.warmup_share": 0.0,
+    "optim.adam_epsilon": 1e-5,
+}
 PPO_PAPER = {  # what N+ settled on and TRL's PPO took over
     "lora": None,
     "optim.learning_rate": 3e-6,
@@ -148,6 +157,22 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
             _EXPERIMENTAL + "cpo/cpo_config.py",
             {**TRL_OFFLINE, "beta": 0.1, "label_smoothing": 0.0, "sft_coef": 1.0},
         ),
+        "sft": Preset(
+            _TRL + "sft_config.py",
+            {**TRAINING_ARGUMENTS, "epochs": 3.0, "optim.learning_rate": 2e-5, "max_length": 1024},
+        ),
+        "reward": Preset(
+            _TRL + "reward_config.py",
+            {
+                **WITH_ADAPTER,
+                "epochs": 3.0,
+                "optim.learning_rate": 1e-4,
+                "max_length": 1024,
+                "margin_coef": 1.0,
+                "center_rewards_coefficient": 0.0,
+                "probe_penalty": None,
+            },
+        ),
     },
     "openrlhf": {
         "ppo": Preset(
@@ -179,6 +204,16 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
         "dpo": Preset("openrlhf/cli/train_dpo.py", OPENRLHF_DPO),
         "cdpo": Preset("openrlhf/cli/train_dpo.py", {**OPENRLHF_DPO, "label_smoothing": 0.0}),
         "ipo": Preset("openrlhf/cli/train_dpo.py, --ipo", {**OPENRLHF_DPO, "form": "sum"}),
+        "reward": Preset(
+            "openrlhf/cli/train_rm.py",
+            {
+                **{name: value for name, value in OPENRLHF.items() if name != "lora"},
+                "optim.learning_rate": 9e-6,
+                "max_length": 512,
+                "margin_coef": 1.0,
+                "probe_penalty": None,
+            },
+        ),
     },
     "n+": {
         "ppo": Preset(
@@ -203,6 +238,10 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
                 "optim.warmup_share": 0.0,
                 "optim.adam_epsilon": 1e-5,
             },
+        ),
+        "sft": Preset("summarize_from_feedback_details/sft.py (Huang et al. 2024)", {"lora": None, **N_PLUS}),
+        "reward": Preset(
+            "summarize_from_feedback_details/reward.py (Huang et al. 2024)", {**N_PLUS, "probe_penalty": None}
         ),
     },
 }

@@ -20,15 +20,16 @@ from accord.config.base import (
     Dtype,
     Lora,
     Optim,
+    Preset,
     RewardSource,
     Settings,
-    Stage,
 )
 
 
-class SftConfig(Stage):
+class SftConfig(Preset):
     """Supervised fine-tuning on demonstrations."""
 
+    method = "sft"
     model: str = MODEL
     data: str = Field(description="demonstrations: a file, a folder or a hub name")
     epochs: float = Field(2.0, gt=0, description="passes over the data")
@@ -89,9 +90,10 @@ class AskConfig(Settings):
     seed: int = SEED
 
 
-class RewardConfig(Stage):
+class RewardConfig(Preset):
     """Fit a reward model on preferences, rankings, scores, labelled steps, or harm (a cost model)."""
 
+    method = "reward"
     model: str = MODEL
     data: str = Field(description="preferences: a file, a folder, a hub name, or LEDGER#RELEASE")
     loss: Literal["bradley-terry", "ordinal", "plackett-luce", "regression", "process", "cost"] = Field(
