@@ -21,8 +21,6 @@ from accord.config import RewardConfig
 from accord.data.graded import load_rankings, load_scores, load_steps
 from accord.data.render import Encoded, Renderer
 from accord.errors import ConfigError, DataError
-from accord.ledger.ledger import Ledger
-from accord.ledger.rankings import ranks_said as rankings_of
 from accord.objectives.bradley_terry import bradley_terry_loss
 from accord.objectives.ordinal import ordered_thresholds, ordinal_loss
 from accord.objectives.plackett_luce import plackett_luce_loss
@@ -115,22 +113,6 @@ def rankings(config: RewardConfig, console: Console) -> list[Judged[Ranking]]:
     announce(loaded, "rankings", console)
     return gather(
         (r.prompt, r.completions, partial(_ranking, ranks=r.grades, weight=r.weight)) for r in loaded.rows
-    )
-
-
-def released_rankings(path: str, release: str) -> list[Judged[Ranking]]:
-    """What a ledger's release says; a comparison is a ranking of two. Raises LedgerError."""
-    with Ledger.open(path, create=False) as ledger:
-        said = ledger.release_judgements(release)
-        texts = {c: ledger.completion(c).text for j in said for c in j.completion_ids}
-        prompts = {j.prompt_id: ledger.prompt(j.prompt_id) for j in said}
-    return gather(
-        (
-            prompts[j.prompt_id],
-            tuple(texts[c] for c in j.completion_ids),
-            partial(_ranking, ranks=tuple(map(float, rankings_of(j))), weight=1.0),
-        )
-        for j in said
     )
 
 
