@@ -153,7 +153,8 @@ def test_the_app_loads_no_torch_and_takes_the_models_with_it(
 
     path, project, session = ledger
     port = free_port()
-    command = [sys.executable, "-m", "accord", "serve", "--db", str(path), "--port", str(port)]
+    run = "from accord.cli import main; main()"
+    command = [sys.executable, "-c", run, "serve", "--db", str(path), "--port", str(port)]
     command += ["--policy", str(models[0]), "--max-new-tokens", "8"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
 
