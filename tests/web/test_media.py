@@ -261,11 +261,13 @@ def test_media_can_be_neither_changed_nor_removed(site: Site, stored: Medium, ch
         connection.execute(text(change))
 
 
-def test_changed_bytes_are_noticed(site: Site, stored: Medium) -> None:
+def test_changed_bytes_are_noticed(visit: Visits, world: World, site: Site, stored: Medium) -> None:
     with site.ledger.writing() as connection:
         connection.execute(text("DROP TRIGGER media_no_update"))
         connection.execute(text("UPDATE media SET bytes = x'00'"))
     assert site.ledger.verify().problems == (f"media {stored.id}: the bytes do not match their hash",)
+    refused = visit("outsider").get(f"/api/v1/projects/{world.theirs.project}/export/media.zip")
+    assert refused.status_code == 409 and "is not what was brought in" in refused.json()["error"]["message"]
 
 
 def test_an_attachment_that_nobody_made_is_noticed(site: Site, world: World, stored: Medium) -> None:

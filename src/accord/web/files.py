@@ -126,11 +126,16 @@ def _csv(connection: Connection, project_id: str) -> Iterator[bytes]:
 
 def _media_zip(connection: Connection, project_id: str) -> list[bytes]:
     """Each medium as a file named by its hash, as texts name it. They hardly shrink, so they are stored."""
+    exchange.project_judgements(connection, project_id)  # refuses what does not lead back
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         mine = media.ids_in(connection, project_id)
         for id_, type_ in media.types_in(connection, project_id, mine).items():
             content = media.read_part(connection, id_, 0, media.size_of(connection, id_))
+            if media.Medium(type_, content).id != id_:
+                raise LedgerError(
+                    f"medium {id_} is not what was brought in, so nothing leaves; restore a backup"
+                )
             archive.writestr(zipfile.ZipInfo(f"{id_}.{ENDING_OF[type_]}"), content)
     return [out.getvalue()]
 
