@@ -48,8 +48,10 @@ def test_a_repeat_has_its_sides_swapped_and_looks_like_any_question(
     said = [answered[assignment] for assignment in asked]
     repeats = [i for i, judged in enumerate(said) if judged.purpose == "repeat"]
     assert len(repeats) >= 2
+    # not of the first question: there is nothing to undo yet
+    ordinary = [skeletons[i] for i in range(1, 10) if said[i].purpose == "judge"]
     for i in repeats:
         first = next(j for j in range(i) if said[j].item_id == said[i].item_id)
         assert seen[i] == (seen[first][0], seen[first][2], seen[first][1])
-        assert skeletons[i] == skeletons[first]
+        assert skeletons[i] in ordinary
         assert said[i].strength == -said[first].strength, "the left one twice: two different answers"
