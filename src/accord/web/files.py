@@ -141,6 +141,7 @@ def _media_zip(connection: Connection, project_id: str) -> list[bytes]:
 
 
 def _licences(connection: Connection, project_id: str) -> list[bytes]:
+    exchange.project_judgements(connection, project_id)  # refuses what does not lead back
     found = licences.sources(connection, project_id)
     return [json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")]
 
