@@ -101,7 +101,7 @@ def rater_quality(
             _side_flag(quality, limit),
             _length_flag(quality, limit),
             _run_flag(quality, limit),
-            _speed_flag(by_rater[name], [by_rater[other] for other in others], lengths),
+            _speed_flag(by_rater[name], [by_rater[o] for o in others if by_rater[o]], lengths),
         )
         found.append(replace(quality, flags=tuple(flag for flag in flags if flag is not None)))
     return found

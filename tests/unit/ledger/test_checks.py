@@ -153,22 +153,24 @@ def test_a_project_without_rates_asks_gold_questions_like_all_others(ledger: Led
 
 
 def test_repeats_come_once_a_while_later_with_the_sides_swapped(ledger: Ledger) -> None:
-    project, who = project_of(ledger, 120, rates={"repeat": 0.3}), rater(ledger)
+    project, who = project_of(ledger, 70, overlap=2, rates={"repeat": 0.4}), rater(ledger)
     order = [each for each, _ in answer_all(ledger, who, project, lambda _: 2)]
     first = {each.item_id: i for i, each in enumerate(order) if each.purpose == "judge"}
     again = {each.item_id: i for i, each in enumerate(order) if each.purpose == "repeat"}
-    assert len(first) == 120 and len(again) >= 20
+    assert len(first) == 70 and len(again) >= 15
     assert len(order) == len(first) + len(again), "each comes again once at most"
     for item_id, i in again.items():
         assert order[i].shown == order[first[item_id]].shown[::-1]
         assert i - first[item_id] >= REPEAT_AFTER
-    assert len(ledger.judgements()) == 120
+    assert len(ledger.judgements()) == 70
     with ledger.reading() as connection:
         every = judging.read_judgements(connection, purposes=judging.EVERYTHING)
         mine = projects.my_judgements(connection, project.id, who.id)
     assert len(every) == len(order) == len(mine), "to the rater they are answers like any other"
     said = {(j.item_id, j.purpose): j.strength for j in every}
     assert all(said[item_id, "repeat"] == said[item_id, "judge"] == 2 for item_id in again)
+    others = lease(ledger, rater(ledger, "ben"), project, limit=99)
+    assert len(others) == 70, "no repeat takes the place of another rater"
     assert ledger.verify().problems == ()
 
 
