@@ -158,6 +158,9 @@ def test_every_export_holds_the_answers(visit: Visits, world: World, rewritten: 
         assert [w | json.loads(line) for w, line in zip(whole, lines, strict=True)] == whole
     elif ending == "zip":  # of media, which this project has none of
         assert zipfile.ZipFile(io.BytesIO(reply.content)).namelist() == []
+    elif ending == "json":
+        (source,) = reply.json()
+        assert source["source"] == "secret-source.jsonl" and source["licence"] == ""
     else:
         assert reply.text.startswith("# Mine\n") and "| Judgements | 2 of 2 questions |" in reply.text
 
