@@ -32,7 +32,8 @@ def release_card(connection: Connection, project_id: str, release: str) -> str:
     return _card(connection, project_id, title, judgements)
 
 
-def _card(connection: Connection, project_id: str, title: str, judgements: Sequence[Judgement]) -> str:
+def _card(connection: Connection, project_id: str, title: str, every: Sequence[Judgement]) -> str:
+    judgements = [judged for judged in every if judged.purpose == "judge"]
     days = sorted(time[:10] for time in submission_times(connection, (j.id for j in judgements)).values())
     flags = Counter(
         part.key.removeprefix(FLAG)
@@ -45,6 +46,7 @@ def _card(connection: Connection, project_id: str, title: str, judgements: Seque
     figures = [
         ("Judgements", f"{len(judgements)} of {len({j.item_id for j in judgements})} questions"),
         ("Ties", str(ties)),
+        ("Adjudicated", f"{len(every) - len(judgements)} questions that raters disputed"),
         ("Raters", _counted(Counter({j.rater: j.rater_kind for j in judgements}.values()))),
         ("Agreement", agreement(pairs)),
         *([("Rankings", ranking_words(ranked))] if ranked else []),

@@ -34,6 +34,7 @@ def why_judgement(connection: Connection, judgement_id: str) -> dict[str, Any]:
         "seconds": judged.seconds,
         "item": judged.item_id,
         "asked_because": asked.reason,
+        "purpose": judged.purpose,
         "prompt": [{"role": m.role, "text": m.content} for m in prompt.messages],
         "source": prompt.source,
         "answers": _answers(connection, judged),

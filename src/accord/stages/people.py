@@ -140,13 +140,14 @@ def _invitation(seen: Waiting) -> list[str]:
 def look(
     ledger: Ledger, where: str, project: str, item_ids: Sequence[str], wait: int | Literal["all"]
 ) -> Waiting:
-    """Count the answers that these items have and want."""
+    """Count the votes that these items have and want."""
     given = wanted = people = 0
     with ledger.reading() as connection:
         for some in chunks(item_ids):
             submitted = select(func.count()).select_from(assignment)
             submitted = submitted.where(assignment.c.item_id.in_(some), assignment.c.state == "submitted")
-            given += int(connection.execute(submitted).scalar_one())
+            votes = submitted.where(assignment.c.purpose == "judge")
+            given += int(connection.execute(votes).scalar_one())
             overlap = select(func.sum(item.c.target_overlap), func.max(item.c.target_overlap))
             total, most = connection.execute(overlap.where(item.c.id.in_(some))).one()
             wanted, people = wanted + int(total or 0), max(people, int(most or 0))

@@ -183,6 +183,7 @@ def judgement_rows(
                 "submitted_at": times[judged.id],
                 "guideline_n": numbers.get(judged.guideline),
                 "revision": judged.revision,
+                "purpose": judged.purpose,
             }
         )
     return rows
