@@ -18,7 +18,18 @@ from web.browser_world import Browse, Served, Shop, Visitor, browsers, build_sho
 from web.hostile import SMALL
 
 pytest_plugins = ("web.browser_fixtures",)
-IN_PROJECT = ("quality", "people", "guideline", "data", "judgements", "mine", "settings")
+IN_PROJECT = (
+    "quality",
+    "people",
+    "guideline",
+    "data",
+    "judgements",
+    "mine",
+    "settings",
+    "withdrawals",
+    "groups",
+    "about-me",
+)
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
