@@ -19,6 +19,7 @@ from accord.ledger.database import utc_now
 from accord.ledger.projects import REPEAT_AFTER, Project
 from accord.ledger.schema import assignment, item
 from accord.records import Completion, Group, Prompt, Question, Sampling
+from accord.stages import people
 
 NEVER: Callable[[Sequence[bool]], bool] = lambda correct: False  # noqa: E731
 
@@ -106,6 +107,7 @@ def test_gold_questions_come_at_their_rate_and_take_no_place(ledger: Ledger) -> 
         assert len(exchange.project_judgements(connection, project.id)) == 300
         rows = connection.execute(select(item.c.state).where(item.c.id.in_(_gold(ledger, project)))).scalars()
         assert set(rows) == {"open"}, "nobody's check closes a question"
+    assert people.look(ledger, "ledger", "p", _gold(ledger, project), "all").given == 0, "the loop waits on"
     assert len(ledger.release("r").judgement_ids) == 300
     assert ledger.verify().problems == ()
 
