@@ -44,8 +44,8 @@ class ScalarHead(nn.Module):
     def __init__(self, hidden_size: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        weight_D = torch.randn(hidden_size, generator=generator) / math.sqrt(hidden_size + 1)
-        self.weight = nn.Parameter(weight_D.to(dtype))
+        weight_D = torch.randn(hidden_size, generator=generator, device="cpu") / math.sqrt(hidden_size + 1)
+        self.weight = nn.Parameter(torch.empty(hidden_size, dtype=dtype).copy_(weight_D))
         self.bias = nn.Parameter(torch.zeros((), dtype=dtype))
 
     def forward(self, hidden_FD: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ class ValueHead(nn.Module):
         self.outer = nn.Linear(width, 1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.inner.weight.normal_(0.0, 1.0 / math.sqrt(hidden_size), generator=generator)
+            drawn = torch.empty(width, hidden_size, device="cpu")  # the same numbers on every device
+            self.inner.weight.copy_(drawn.normal_(0.0, 1.0 / math.sqrt(hidden_size), generator=generator))
             self.inner.bias.zero_()
             self.outer.weight.zero_()
             self.outer.bias.zero_()

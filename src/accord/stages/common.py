@@ -107,7 +107,7 @@ def order(n: int, size: int, step: int, seed: int) -> list[int]:
         epoch, offset = divmod(position, n)
         if offset == 0 or not found or found[-1][0] != epoch:
             generator = torch.Generator().manual_seed(_mix(seed, epoch))
-            permutation = torch.randperm(n, generator=generator).tolist()
+            permutation = torch.randperm(n, generator=generator, device="cpu").tolist()
         found.append((epoch, permutation[offset]))
     return [index for _, index in found]
 
