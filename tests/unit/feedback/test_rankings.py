@@ -23,10 +23,9 @@ def ranked(
 ) -> Judgement:
     ids = tuple(f"{item}.{slot}" for slot in range(len(ranks)))
     shown = tuple(range(len(ranks)))
-    return Judgement(
-        f"{item}{rater}{revision}", item, rater, "human", prompt or item, ids, 0, shown, "g", seconds, revision,
-        ranks=by_slot(ranks, shown),
-    )  # fmt: skip
+    name, about = f"{item}{rater}{revision}", prompt or item
+    said = by_slot(ranks, shown)
+    return Judgement(name, item, rater, "human", about, ids, 0, shown, "g", seconds, revision, ranks=said)
 
 
 @given(orders)
