@@ -48,6 +48,7 @@ def test_json_has_every_part(accord, ledger):
     assert set(found) == {
         *("judgements", "pairs", "raters", "simulated", "ties", "agreement", "kappa", "ceiling"),
         *("by_rater", "copying", "reliability", "by_guideline", "over_time", "change"),
+        *("adjudication", "rankings"),
     }
     assert found == accord("quality", ledger, "--bootstrap", 50).json  # the release is all there is
     flags = {rater["rater"]: [flag["kind"] for flag in rater["flags"]] for rater in found["by_rater"]}

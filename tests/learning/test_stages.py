@@ -181,13 +181,16 @@ def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
     (tmp_path / "ppo.yaml").write_text(json.dumps(config))
     accord_command(
         *("ppo-lagrangian", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
-        *("--cost_multiplier_rate", "0.5", "--cost_window", "1", "--out", str(tmp_path / "limited")),
+        *("--cost_limit", "-1.5", "--cost_multiplier_rate", "0.5", "--cost_window", "1"),
+        *("--out", str(tmp_path / "limited")),
         capsys=capsys,
     )
     log = [json.loads(line) for line in (tmp_path / "limited" / "metrics.jsonl").open()]
     costs = [row["objective/costs"] for row in log]
-    assert sum(costs[:2]) / 2 > 1.0 and sum(costs[-3:]) / 3 < 0.0  # the limit
-    assert log[0]["objective/cost_multiplier"] > 1.0 > log[-1]["objective/cost_multiplier"]
+    # The limit is broken at first, and λ has it kept after a while; it swings about it then.
+    assert costs[0] > -1.5 > min(costs) and sum(costs[-9:]) / 9 < costs[0] - 0.5
+    highest = max(row["objective/cost_multiplier"] for row in log)
+    assert log[0]["objective/cost_multiplier"] > 1.0 and highest > log[-1]["objective/cost_multiplier"]
 
 
 def test_the_leash_holds(world: Path, fitted: Path, tmp_path: Path) -> None:

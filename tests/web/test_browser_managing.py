@@ -159,7 +159,7 @@ def test_the_form_of_the_project_is_what_raters_see(browse: Browse) -> None:
     page = manager.in_project("settings")
     fill(page, flags="made up, too long", attributes="")
     page.get_by_role("checkbox", name="A better answer").uncheck()
-    page.get_by_role("button", name="Save").last.click()
+    page.get_by_role("button", name="Save").nth(1).click()
     expect(page.get_by_text("Saved")).to_be_visible()
     judging = rater.judge()
     judging.keyboard.press("m")

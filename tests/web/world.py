@@ -106,7 +106,7 @@ def _project(connection: Connection, name: str, rater_account: str) -> Objects:
     assert found is not None and project is not None
     rater = queue.find_rater(connection, found[0].annotator_id)
     answered, held = queue.lease(
-        connection, rater, project.guideline_id, now, limit=2, seconds=900, seed=1, project=project_id
+        connection, rater, project.guideline_id, now, limit=2, seconds=86400, seed=1, project=project_id
     )
     judged = answers.record(
         connection, answered.id, 2, Beside(comment="fine"), seconds=3.0, idempotency_key=f"{name}-first",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
@@ -21,7 +22,8 @@ ManagerReads = Annotated[Member, Depends(needs("manage", "read"))]
 
 
 class LicenceBody(Body):
-    source: str = Field(min_length=1, max_length=1000)
+    source: str = Field("", max_length=1000)
+    quoted: str = Field("", max_length=9000, description="the source, percent-encoded, as pages send it")
     licence: str = Field(max_length=licences.LONGEST)
 
 
@@ -37,9 +39,10 @@ def set_licence(request: Request, who: Manager, body: LicenceBody) -> dict[str, 
     """Say under which licence a source stands: an SPDX identifier or a few words, or "" for unknown."""
     with site_of(request).ledger.writing() as connection:
         known = {row["source"] for row in licences.sources(connection, who.project.id)}
-        if body.source not in known:
+        source = body.source or unquote(body.quoted)
+        if source not in known:
             raise not_found("this source")
-        licences.set_licence(connection, who.project.id, body.source, body.licence, utc_now())
+        licences.set_licence(connection, who.project.id, source, body.licence, utc_now())
     return {}
 
 
