@@ -74,7 +74,8 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "ipo": offline(3e-4, beta=0.05),
     "rloo": {**ONLINE, "k": 4, "minibatches": 2, "kl": KL, "optim": ONLINE_OPTIM},
     "simpo": offline(1e-4),
-    # With the usual 0.1 the term for the chosen answers rules, and those are the policy's own: it only got terser.
+    # With the usual 0.1 the term for the chosen answers rules, and those are the policy's own: it only
+    # got terser.
     "orpo": offline(3e-4, beta=1.0),
     "online-dpo": {**ONLINE, "k": 4, "optim": {"learning_rate": 3e-4, "schedule": "linear"}},
     "reinforce++": {**ONLINE, "k": 4, "minibatches": 2, "kl": KL, "optim": ONLINE_OPTIM},

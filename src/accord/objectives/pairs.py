@@ -59,11 +59,13 @@ def smoothed_nll(difference_P: Tensor, label_smoothing: float) -> Tensor:
 
 
 def check_smoothing(label_smoothing: float) -> None:
+    """Raises ConfigError unless 0 <= ε < ½: at ½ labels say nothing, above it they lie (Mitchell 2023)."""
     if not 0 <= label_smoothing < 0.5:
         raise ConfigError(f"label_smoothing must be at least 0 and below 0.5, not {label_smoothing}")
 
 
 def check_positive(**settings: float) -> None:
+    """Raises ConfigError that names the first of the settings (a β, τ or γ, without unit) not above 0."""
     for name, value in settings.items():
         if not value > 0:
             raise ConfigError(f"{name} must be positive, not {value}")
