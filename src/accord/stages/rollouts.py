@@ -6,9 +6,9 @@ passes through the models are cut into micro-batches.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from accord.data.batches import GroupBatch, collate, plan
 from accord.data.render import Encoded
 from accord.errors import NumericsError
 from accord.models.forward import hidden_states, token_logps
+from accord.models.heads import head_dtype
 from accord.objectives.grpo import varied_groups
 from accord.objectives.importance import mismatch_kl
 from accord.objectives.kl import k3
@@ -76,6 +77,38 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the passes over a part found: tensors of its own rows, as wide as its own longest answer."""
+
+    ref_logps_CT: Tensor
+    logps_CT: Tensor | None  # the trainer's, where importance is weighed
+    scores: Scores
+    costs_C: Tensor | None
+    states_CTD: Tensor | None  # what a critic reads
+
+
+def joined(
+    parts: Sequence[Part],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    values: Sequence[Tensor | None],
+    fill: float = 0.0,
+) -> Tensor:
+    """One tensor (C, ...) or (C, T, ...), (C, T) being `shape`, from those of the parts, else `fill`."""
+    first = next(value for value in values if value is not None)
+    size = shape[:1] if first.dim() == 1 else (*shape, *first.shape[2:])
+    full = torch.full(size, fill, dtype=dtype)
+    for part, value in zip(parts, values, strict=True):
+        if value is None:
+            continue
+        if value.dim() == 1:
+            full[part.rows_C] = value.to(dtype)
+        else:
+            full[part.rows_C, : value.shape[1]] = value.to(dtype)
+    return full
+
+
+@dataclass(frozen=True)
 class Passes:
     """The passes through the models that an iteration needs."""
 
@@ -127,72 +160,76 @@ class Passes:
         """
         encoded = [self.bench.renderer.group(g) for g in groups]
         answers = [c for g in groups for c in g.completions]
-        lengths = [len(ids) for e in encoded for ids in e.completion_ids]
-        mask_CT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        dtype = torch.promote_types(self.bench.loaded.model.dtype, torch.float32)
+        lengths_C = torch.tensor([len(ids) for e in encoded for ids in e.completion_ids])
+        mask_CT = torch.arange(int(lengths_C.max())) < lengths_C[:, None]
+        dtype = head_dtype(self.bench.loaded.model.dtype)
         sampled_CT = torch.zeros(mask_CT.shape, dtype=dtype)
         for row, answer in enumerate(answers):
             sampled_CT[row, : len(answer.logps)] = torch.tensor(answer.logps, dtype=dtype)
-        logps_CT = torch.zeros_like(sampled_CT) if recompute else sampled_CT
-        ref_logps_CT, values_CT = torch.zeros_like(sampled_CT), torch.zeros_like(sampled_CT)
-        scores_C, costs_C = torch.zeros(len(lengths), dtype=dtype), torch.zeros(len(lengths), dtype=dtype)
-        score_parts: dict[str, Tensor] = defaultdict(lambda: torch.full_like(scores_C, torch.nan))
-        critic, features_CTD = self.critic, None
-        if critic is not None and critic.engine is not None:
-            features_CTD = torch.zeros(*mask_CT.shape, self.bench.hidden_size, dtype=dtype)
-
-        def read(part: Part) -> Scores:
-            """Fills in this part's rows."""
-            rows, width = part.rows_C, part.batch.mask_CT.shape[1]
-            ref_hidden_FD, ref_logps_CT[rows, :width] = self.logps(None, part.batch, self.reference)
-            if first:
-                own_C = torch.tensor([c.policy_version != REFERENCE for c in answers])[rows]
-                self.check_start(part, sampled_CT, ref_logps_CT, own_C)
-            if recompute:
-                _, logps_CT[rows, :width] = self.logps(POLICY, part.batch)
-            scores = self.scorer([groups[i] for i in part.groups], part.batch)
-            scores_C[rows] = scores.scores_C.to(dtype)
-            if self.cost is not None:
-                costs_C[rows] = self.cost([groups[i] for i in part.groups], part.batch).scores_C.to(dtype)
-            if critic is not None and features_CTD is not None:
-                hidden_FD = critic.features(ref_hidden_FD, scores.hidden_FD)
-                features_CTD[rows, :width] = hidden_FD[part.batch.where_CT].to(dtype)
-            elif critic is not None:
-                values_CT[rows, :width] = critic.head(self.hidden(POLICY, part.batch)[part.batch.where_CT])
-            return replace(scores, hidden_FD=None)
+        own_C = torch.tensor([c.policy_version != REFERENCE for c in answers])
 
         parts = self.parts(encoded, answer_rows(encoded), range(len(encoded)))
-        for part, scores in zip(parts, each(read, parts), strict=True):
-            for name, part_C in scores.parts.items():
-                score_parts[name][part.rows_C] = part_C.to(dtype)
-        if critic is not None and features_CTD is not None:
-            values_CT = critic.head(features_CTD)
-        cost_values_CT = None
-        if self.cost_critic is not None and features_CTD is not None:
-            cost_values_CT = self.cost_critic.head(features_CTD) * mask_CT
-
+        seen = each(partial(self.see, groups, recompute), parts)
+        whole = partial(joined, parts, mask_CT.shape, dtype)
+        ref_logps_CT, scores_C = (
+            whole([s.ref_logps_CT for s in seen]),
+            whole([s.scores.scores_C for s in seen]),
+        )
+        if first:
+            for part in parts:
+                self.check_start(part, sampled_CT, ref_logps_CT, own_C[part.rows_C])
         finished_C = torch.tensor([c.finish_reason == "stop" for c in answers])
-        rewards_C, penalty = scores_C, self.config.missing_end_penalty
-        if penalty is not None:
-            rewards_C = missing_end_penalty(scores_C, finished_C, penalty, mode="replace")
-        return Rollouts(
+        names = sorted({name for s in seen for name in s.scores.parts})
+        rollouts = Rollouts(
             groups=groups,
             encoded=encoded,
             group_C=torch.tensor([g for g, e in enumerate(encoded) for _ in e.completion_ids]),
-            own_C=torch.tensor([c.policy_version != REFERENCE for c in answers]),
+            own_C=own_C,
             finished_C=finished_C,
             mask_CT=mask_CT,
             sampler_logps_CT=sampled_CT,
-            logps_CT=logps_CT,
+            logps_CT=whole([s.logps_CT for s in seen]) if recompute else sampled_CT,
             ref_logps_CT=ref_logps_CT,
             scores_C=scores_C,
-            rewards_C=rewards_C,
-            features_CTD=features_CTD,
-            values_CT=values_CT * mask_CT,
-            costs_C=None if self.cost is None else costs_C,
-            cost_values_CT=cost_values_CT,
-            score_parts=dict(score_parts),
+            rewards_C=self.rewards(scores_C, finished_C),
+            features_CTD=None,
+            values_CT=torch.zeros_like(sampled_CT),
+            costs_C=None if self.cost is None else whole([s.costs_C for s in seen]),
+            score_parts={n: whole([s.scores.parts.get(n) for s in seen], fill=torch.nan) for n in names},
         )
+        return self.valued(rollouts, whole([s.states_CTD for s in seen])) if self.critic else rollouts
+
+    def see(self, groups: Sequence[Group], recompute: bool, part: Part) -> Seen:
+        """The passes over one part of the answers."""
+        batch, own = part.batch, [groups[i] for i in part.groups]
+        ref_hidden_FD, ref_logps_CT = self.logps(None, batch, self.reference)
+        logps_CT = self.logps(POLICY, batch)[1] if recompute else None
+        scores, states_CTD = self.scorer(own, batch), None
+        if self.critic is not None:
+            trained_apart = self.critic.engine is not None
+            features = self.critic.features
+            hidden_FD = (
+                features(ref_hidden_FD, scores.hidden_FD) if trained_apart else self.hidden(POLICY, batch)
+            )
+            states_CTD = hidden_FD[batch.where_CT]
+        costs_C = None if self.cost is None else self.cost(own, batch).scores_C
+        return Seen(ref_logps_CT, logps_CT, replace(scores, hidden_FD=None), costs_C, states_CTD)
+
+    def valued(self, r: Rollouts, states_CTD: Tensor) -> Rollouts:
+        """With what the critics expect; the states are kept where a critic is trained on them."""
+        assert self.critic is not None
+        values_CT = self.critic.head(states_CTD) * r.mask_CT
+        if self.critic.engine is None:
+            return replace(r, values_CT=values_CT)
+        costs_CT = None if self.cost_critic is None else self.cost_critic.head(states_CTD) * r.mask_CT
+        return replace(r, values_CT=values_CT, features_CTD=states_CTD, cost_values_CT=costs_CT)
+
+    def rewards(self, scores_C: Tensor, finished_C: Tensor) -> Tensor:
+        """The scores, with the penalty for answers that did not end."""
+        penalty = self.config.missing_end_penalty
+        if penalty is None:
+            return scores_C
+        return missing_end_penalty(scores_C, finished_C, penalty, mode="replace")
 
     def check_start(self, part: Part, sampled_CT: Tensor, ref_logps_CT: Tensor, own_C: Tensor) -> None:
         """Before the first update the policy is the model it starts from, exactly, and the sampler is it to
