@@ -52,7 +52,7 @@ def tensors(pairs: list[Pair]) -> PairLogps:
     )
 
 
-def check(
+def assert_equals_oracle(
     name: str, pairs: list[Pair], own: dict[str, Any], losses: list[float], rewards: list[tuple[float, float]]
 ) -> None:
     """Loss and every metric, to 1e-9."""
@@ -72,7 +72,7 @@ def test_dpo(seed: int, count: int, beta: float, margin_coef: float) -> None:
     pairs = random_pairs(seed, count)
     losses = [oracles.dpo(p, beta, margin_coef) for p in pairs]
     rewards = [oracles.implicit_rewards(p, beta) for p in pairs]
-    check("dpo", pairs, {"beta": beta, "margin_coef": margin_coef}, losses, rewards)
+    assert_equals_oracle("dpo", pairs, {"beta": beta, "margin_coef": margin_coef}, losses, rewards)
 
 
 @pytest.mark.parametrize(("name", "oracle"), [("cdpo", oracles.cdpo), ("robust-dpo", oracles.robust_dpo)])
@@ -84,7 +84,7 @@ def test_dpo_with_noisy_labels(
     pairs = random_pairs(seed, count)
     own = {"beta": beta, "margin_coef": margin_coef, "label_smoothing": epsilon}
     losses = [oracle(p, beta, margin_coef, epsilon) for p in pairs]
-    check(name, pairs, own, losses, [oracles.implicit_rewards(p, beta) for p in pairs])
+    assert_equals_oracle(name, pairs, own, losses, [oracles.implicit_rewards(p, beta) for p in pairs])
 
 
 @pytest.mark.parametrize("form", ["sum", "mean"])
@@ -94,7 +94,9 @@ def test_ipo(form: str, seed: int, count: int, tau: float) -> None:
     pairs = random_pairs(seed, count)
     ratios = [oracles.ipo_ratios(p, form) for p in pairs]
     rewards = [(tau * ratio_w, tau * ratio_l) for ratio_w, ratio_l in ratios]
-    check("ipo", pairs, {"beta": tau, "form": form}, [oracles.ipo(p, tau, form) for p in pairs], rewards)
+    assert_equals_oracle(
+        "ipo", pairs, {"beta": tau, "form": form}, [oracles.ipo(p, tau, form) for p in pairs], rewards
+    )
 
 
 @given(seed=SEED, count=COUNT, beta=st.floats(0.01, 1), epsilon=EPSILON)
@@ -103,7 +105,7 @@ def test_cpo(seed: int, count: int, beta: float, epsilon: float) -> None:
     pairs = random_pairs(seed, count)
     rewards = [(beta * p.chosen, beta * p.rejected) for p in pairs]
     losses = [oracles.cpo(p, beta, epsilon) for p in pairs]
-    check("cpo", pairs, {"beta": beta, "label_smoothing": epsilon}, losses, rewards)
+    assert_equals_oracle("cpo", pairs, {"beta": beta, "label_smoothing": epsilon}, losses, rewards)
 
 
 @given(seed=SEED, count=COUNT, beta=BETA, gamma=st.floats(0, 3), epsilon=EPSILON)
@@ -112,7 +114,9 @@ def test_simpo(seed: int, count: int, beta: float, gamma: float, epsilon: float)
     pairs = random_pairs(seed, count)
     own = {"beta": beta, "gamma": gamma, "label_smoothing": epsilon}
     rewards = [(beta * p.chosen / p.n_chosen, beta * p.rejected / p.n_rejected) for p in pairs]
-    check("simpo", pairs, own, [oracles.simpo(p, beta, gamma, epsilon) for p in pairs], rewards)
+    assert_equals_oracle(
+        "simpo", pairs, own, [oracles.simpo(p, beta, gamma, epsilon) for p in pairs], rewards
+    )
 
 
 @given(seed=SEED, count=COUNT, lam=BETA)
@@ -120,7 +124,7 @@ def test_simpo(seed: int, count: int, beta: float, gamma: float, epsilon: float)
 def test_orpo(seed: int, count: int, lam: float) -> None:
     pairs = random_pairs(seed, count)
     rewards = [(lam * p.chosen / p.n_chosen, lam * p.rejected / p.n_rejected) for p in pairs]
-    check("orpo", pairs, {"beta": lam}, [oracles.orpo(p, lam) for p in pairs], rewards)
+    assert_equals_oracle("orpo", pairs, {"beta": lam}, [oracles.orpo(p, lam) for p in pairs], rewards)
 
 
 @given(seed=SEED, count=COUNT, coef=st.floats(0, 3))
@@ -181,7 +185,7 @@ def test_ktos_baseline(seed: int, count: int, shift: float) -> None:
     assert float(kl_baseline(vector(logps), vector(ref))) == pytest.approx(want, rel=1e-9, abs=1e-9)
 
 
-# --- TRL: what is the same, and what is not ----------------------------------------------------------------
+# --- TRL: what is the same, and what is not (its own code: test_trl_offline.py) -----------------------------
 
 PAIRS = random_pairs(7, 5)
 
@@ -214,28 +218,6 @@ def test_simpo_is_pure_where_trls_adds_sft_unless_told_not_to() -> None:
     """TRL 1.16: CPOTrainer with loss_type="simpo" adds cpo_alpha (1.0) times the likelihood."""
     trl = loss("simpo", beta=2.0, gamma=1.0) + oracles.total(PAIRS, [oracles.chosen_nll(p) for p in PAIRS])
     assert loss("simpo", beta=2.0, gamma=1.0) < trl - 0.1
-
-
-def test_against_trl_itself() -> None:
-    """TRL's own DPO loss on the same numbers, where TRL is installed."""
-    trl = pytest.importorskip("trl", reason="TRL is not installed; the oracles stand in for it")
-    if not hasattr(trl.DPOTrainer, "dpo_loss"):
-        pytest.skip("this TRL computes the loss inside of its trainer, where it cannot be called on numbers")
-    from types import SimpleNamespace
-
-    pairs = tensors(PAIRS)
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(device="cpu"),
-        beta=0.3,
-        label_smoothing=0.1,
-        reference_free=False,
-        f_divergence_type="reverse_kl",
-        loss_type="robust",
-    )
-    columns = (pairs.chosen_P, pairs.rejected_P, pairs.ref_chosen_P, pairs.ref_rejected_P)
-    losses_P, *_ = trl.DPOTrainer.dpo_loss(trainer, *columns, "robust")
-    want = float((pairs.weight_P * losses_P).sum())
-    assert loss("robust-dpo", beta=0.3, label_smoothing=0.1) == pytest.approx(want, rel=1e-9)
 
 
 def test_the_start_is_log_two() -> None:

@@ -1,7 +1,8 @@
 """The same rows, weights and steps through TRL's trainers and through our stages: the same losses.
 
 Three optimiser steps each, so that equal losses at the second and third mean equal gradients at the first and
-second. TRL lies in a folder of its own, which `make bench` fills.
+second. TRL lies in a folder of its own, which `make bench` fills. test_trl_offline.py and test_trl_online.py
+compare the losses alone, on planted log-probabilities.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def equal_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     ("work", "lora"), [("sft", False), ("sft", True), ("dpo", False), ("dpo", True), ("dpo-cached", True)]
 )
 def test_losses_and_gradients_are_trls(work: str, lora: bool, task: Task) -> None:
-    check(replace(task, work=work, lora=lora), task.model)
+    assert_equals_trl(replace(task, work=work, lora=lora), task.model)
 
 
 @pytest.mark.usefixtures("equal_adapters")
@@ -81,10 +82,10 @@ def test_reward_losses_and_gradients_are_trls(
         return head
 
     monkeypatch.setattr("accord.stages.reward.ScalarHead", same_head)
-    check(replace(task, work="reward", lora=True), str(tmp_path))
+    assert_equals_trl(replace(task, work="reward", lora=True), str(tmp_path))
 
 
-def check(task: Task, their_model: str) -> None:
+def assert_equals_trl(task: Task, their_model: str) -> None:
     ours, theirs = OURS[task.work](task), PEERS[task.work](replace(task, model=their_model))
     assert ours.tokens == theirs.tokens
     assert len(ours.losses) == len(theirs.losses) == STEPS

@@ -56,12 +56,21 @@ def test_reopening_keeps_everything_and_a_url_opens_the_same_file(ledger: Ledger
 
 
 def test_many_open_a_new_ledger_at_once(tmp_path: Path) -> None:
-    def open_often(_: int) -> None:
-        for _ in range(3):
-            Ledger.open(tmp_path / "ledger.sqlite").close()
+    """All succeed, one of them made the tables, and each one's rater is there."""
+    path = tmp_path / "ledger.sqlite"
+
+    def open_often(worker: int) -> None:
+        for turn in range(3):
+            with Ledger.open(path) as ledger:
+                ledger.add_rater(f"{worker}.{turn}", "human")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(open_often, range(4)))
+    with Ledger.open(path, create=False) as ledger:
+        assert ledger.verify().ok
+        assert ledger.counts()["raters"] == 12
+    assert raw(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.SCHEMA_VERSION,)]
+    assert raw(path, "PRAGMA journal_mode") == [("wal",)]
 
 
 def test_what_is_locked_is_tried_again_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,5 +101,9 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
 
 
 def test_a_bar_reports_progress() -> None:
-    with counting(QUIET, "sampling", 4, "answers") as report:
-        report(4, 4)
+    console = Console(record=True, force_terminal=True, width=110, file=io.StringIO())
+    with counting(console, "sampling", 4, "answers") as report:
+        report(1, 3)  # of fewer than was thought
+        report(3, 3)
+    last = console.export_text().splitlines()[-1]
+    assert re.search(r"sampling +.* 3/3 .* [\d.]+ answers/s", last), last
