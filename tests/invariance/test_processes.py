@@ -35,7 +35,10 @@ CASES = {
     "reward-float32": {"stage": "reward", "dtype": "float32"},
     "ppo-float32": {"stage": "ppo", "dtype": "float32"},
     "dpo-float64": {"stage": "dpo", "dtype": "float64"},
+    "kto-float64": {"stage": "kto", "dtype": "float64"},
     "grpo-float32": {"stage": "grpo", "dtype": "float32"},
+    "rloo-float32": {"stage": "rloo", "dtype": "float32"},
+    "online-dpo-float32": {"stage": "online_dpo", "dtype": "float32"},
     "pretrain-float64": {"stage": "pretrain", "dtype": "float64"},
 }
 HALF_WAY = {"sft-float64": 2, "grpo-float32": 8}  # optimiser steps until the checkpoint at step 2
@@ -53,7 +56,9 @@ OWN = {
         "max_new_tokens": 8,
     },
 }
-OWN["grpo"] = OWN["ppo"]
+OWN["kto"] = OWN["dpo"]  # the chosen answers are good, the rejected ones bad
+ONLINE = ("ppo", "grpo", "rloo", "online_dpo")
+OWN |= dict.fromkeys(ONLINE, OWN["ppo"])
 
 
 def job(world: Path, out: str, stage: str, tokens: int = 64, **settings: Any) -> dict[str, Any]:
@@ -183,6 +188,11 @@ def test_two_processes_learn_what_one_learns(world: Path, name: str) -> None:
     assert_same_run(world / name, world / f"{name}-2", TOLERANCE[str(CASES[name]["dtype"])])
 
 
+def test_ktos_baseline_was_not_zero(world: Path) -> None:
+    """Else it would not matter over which answers it is taken: processes share the rows, not this mean."""
+    assert logged(world / "kto-float64")[-1]["kl"] > 1e-3
+
+
 def weights_of_start(world: Path) -> dict[str, torch.Tensor]:
     return load_file(world / "model" / "model.safetensors")
 
@@ -199,7 +209,7 @@ def test_another_number_of_processes_goes_on(world: Path, name: str) -> None:
 
 def test_each_process_samples_its_share(world: Path) -> None:
     shares = [json.loads((world / f"jobs.json.sampled-{rank}").read_text()) for rank in range(2)]
-    online = [case for case in CASES.values() if case["stage"] in ("ppo", "grpo")]
+    online = [case for case in CASES.values() if case["stage"] in ONLINE]
     assert len(shares[0]) == len(shares[1]) >= 3 * len(online)
     assert all((own, other) == (2, 1) for own, other in zip(*shares, strict=True))
 
