@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from accord.models.device import on_device
 from speed.task import LORA_RANK, Task
 
 
@@ -131,17 +133,18 @@ def limit_seconds(task: Task, shape: Shape, lengths: Sequence[Mapping[str, int]]
 
 def measure_machine(size: int = 3072, repeats: int = 8) -> Machine:
     """The best of several products of square matrices, and of matrix times vector (which reads all once)."""
-    a, b = torch.randn(2, size, size).unbind()
-    wide, vector = torch.randn(8 * size, 2 * size), torch.randn(2 * size)
-    product = _best(lambda: a @ b, repeats)
-    reading = _best(lambda: wide @ vector, repeats)
+    with on_device("auto"):
+        a, b = torch.randn(2, size, size).unbind()
+        wide, vector = torch.randn(8 * size, 2 * size), torch.randn(2 * size)
+        product = _best(lambda: a @ b, repeats)
+        reading = _best(lambda: wide @ vector, repeats)
     return Machine(2 * size**3 / product / 1e9, wide.numel() * 4 / reading / 1e9)
 
 
-def _best(work: Callable[[], object], repeats: int) -> float:
+def _best(work: Callable[[], Tensor], repeats: int) -> float:
     found = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        work()
+        work().flatten()[0].item()  # waits for a GPU, too
         found.append(time.perf_counter() - began)
     return min(found[1:])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 
-from accord.training.run import peak_rss_gb
+from accord.training.run import peak_gpu_gb, peak_rss_gb
 from speed.task import Measured, Task
 
 
@@ -22,7 +22,7 @@ def measure(side: str, task: Task) -> Measured:
         from speed.peers import PEERS
 
         function = PEERS[task.work]
-    return replace(function(task), peak_gb=peak_rss_gb())
+    return replace(function(task), peak_gb=peak_gpu_gb() or peak_rss_gb())
 
 
 def main() -> None:

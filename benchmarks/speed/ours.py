@@ -12,6 +12,7 @@ from typing import Any
 import accord
 from accord.data.datasets import load_prompts
 from accord.data.render import Renderer
+from accord.models.device import on_device
 from accord.models.load import load_model
 from accord.records import Sampling
 from accord.rollout.local import LocalSampler
@@ -60,7 +61,8 @@ def ppo(task: Task) -> Measured:
 
 
 def sampling(task: Task) -> Measured:
-    loaded = load_model(task.model, dtype=task.dtype)
+    with on_device("auto"):
+        loaded = load_model(task.model, dtype=task.dtype)
     sampler = LocalSampler(loaded.model, Renderer(loaded.tokenizer), policy_version="benchmark")
     prompts = spread(load_prompts(f"{task.data}/prompts.jsonl").rows, task.prompts)
     seconds, tokens = [], 0

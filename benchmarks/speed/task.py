@@ -48,7 +48,7 @@ class Measured:
     seconds: list[float]
     tokens: int  # answers' tokens in a step
     losses: list[float] = field(default_factory=list)
-    peak_gb: float = 0.0  # largest resident memory of the process, in 10^9 bytes
+    peak_gb: float = 0.0  # of the process, in 10^9 bytes: resident memory, or on a GPU its tensors
 
 
 def spread(rows: Sequence[T], n: int) -> list[T]:

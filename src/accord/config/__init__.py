@@ -4,7 +4,7 @@ An unknown key is an error that names the file, the line and the nearest known k
 file. Names are TRL's where TRL has the setting.
 """
 
-from accord.config.base import Dtype, Lora, Optim, Settings, Stage
+from accord.config.base import Device, Dtype, Lora, Optim, Settings, Stage
 from accord.config.offline import (
     CdpoConfig,
     CpoConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "BestOfNConfig",
     "CdpoConfig",
     "CpoConfig",
+    "Device",
     "DpoConfig",
     "Dtype",
     "EvalConfig",

@@ -14,6 +14,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+Device = Literal["auto", "cpu", "cuda"]
+DEVICE: Device = Field("auto", description="where the models are; auto: on a GPU if there is one")
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 DTYPE: Dtype = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
 SEED: int = Field(0, description="the same seed, settings and data give the same result")
@@ -58,6 +60,7 @@ class Stage(Settings):
     seed: int = SEED
     checkpoint_every: int = Field(10, gt=0, description="steps between checkpoints")
     dtype: Dtype = DTYPE
+    device: Device = DEVICE
 
 
 class Preset(Stage):

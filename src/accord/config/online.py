@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from accord.config.base import (
+    DEVICE,
     DTYPE,
     MAX_NEW_TOKENS,
     MODEL,
@@ -16,6 +17,7 @@ from accord.config.base import (
     SAVE,
     SEED,
     TOP_P,
+    Device,
     Dtype,
     Lora,
     Method,
@@ -238,3 +240,4 @@ class BestOfNConfig(Settings):
     )
     seed: int = SEED
     dtype: Dtype = DTYPE
+    device: Device = DEVICE

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from accord.config.base import (
+    DEVICE,
     DTYPE,
     MAX_NEW_TOKENS,
     MODEL,
@@ -17,6 +18,7 @@ from accord.config.base import (
     SEED,
     STRICT,
     TOP_P,
+    Device,
     Dtype,
     Lora,
     Optim,
@@ -55,6 +57,7 @@ class SampleConfig(Settings):
     seed: int = SEED
     limit: int | None = Field(None, description="read at most this many prompts")
     dtype: Dtype = DTYPE
+    device: Device = DEVICE
 
 
 Aggregate = Literal["none", "majority", "reliability"]
@@ -150,6 +153,7 @@ class EvalConfig(Settings):
     rows: int = ROWS
     seed: int = SEED
     dtype: Dtype = DTYPE
+    device: Device = DEVICE
 
 
 class RunConfig(Settings):
@@ -174,6 +178,7 @@ class RunConfig(Settings):
         "ppo", description="how the policy is improved"
     )
     dtype: Dtype = DTYPE
+    device: Device = DEVICE
     sft: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sft`")
     sample: dict[str, Any] = Field(default_factory=dict, description="settings of `accord sample`")
     ask: dict[str, Any] = Field(default_factory=dict, description="settings of `accord ask`")

@@ -50,7 +50,7 @@ from accord.stages import ask, evaluate, online, reward, sample, sft
 from accord.stages.common import write_json
 from accord.stages.sft import demonstrations_of
 from accord.training.checkpoint import write_atomically
-from accord.training.run import peak_rss_gb, read_metrics
+from accord.training.run import peak_gpu_gb, peak_rss_gb, read_metrics
 
 Result = dict[str, Any]
 
@@ -80,7 +80,7 @@ class Progress:
             config.out / "state.json",
             Live(config.out / LIVE, planned(config), asking_project(config)),
         )
-        told = json.loads(config.model_dump_json(exclude={"out"}))
+        told = json.loads(config.model_dump_json(exclude={"out", "device"}))
         told["ask"].pop("wait", None)  # whoever tires of waiting may ask for less
         settings = content_hash(told)
         if not path.exists():
@@ -108,6 +108,7 @@ class Progress:
             **result,
             "seconds": before + time.perf_counter() - began,
             "peak_rss_gb": peak_rss_gb(),
+            "peak_gpu_gb": peak_gpu_gb(),
         }
         write_atomically(self.path, json.dumps({"settings": self.settings, "done": self.done}, indent=1))
         return self.done[name]
@@ -170,6 +171,7 @@ def run_sft(config: RunConfig, console: Console) -> Result:
         out=config.out / "sft",
         seed=config.seed,
         dtype=config.dtype,
+        device=config.device,
     )
     return sft.run(settings, console)
 
@@ -178,7 +180,7 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
     """One turn of the loop from `policy`; returns the policy that the next one starts from."""
     name, out = f"round-{number}", config.out / f"round-{number}"
     seed = config.seed + 1000 * (number - 1)
-    common: dict[str, Any] = {"seed": seed, "dtype": config.dtype}
+    common: dict[str, Any] = {"seed": seed, "dtype": config.dtype, "device": config.device}
     ledger, release = config.out / "ledger.sqlite", name
     sampling = with_overrides(
         SampleConfig,
@@ -261,6 +263,7 @@ def check(
         out=out / "eval",
         seed=seed,
         dtype=config.dtype,
+        device=config.device,
     )
     checked = progress.step(f"{name}/eval", lambda: evaluate.run(settings, console), console)
     if by == "people":

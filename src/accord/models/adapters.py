@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from accord.config import Lora
 from accord.errors import ModelError
+from accord.models.device import on_cpu
 from accord.models.lora import fuse
 from accord.models.quiet import quietly
 
@@ -53,7 +54,7 @@ class Trunk:
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
         config = _lora_config(self._model, lora, self._linear, depth)
-        with torch.random.fork_rng(devices=[]), quietly():
+        with torch.random.fork_rng(devices=[]), on_cpu(), quietly():  # peft moves it to the layer's device
             torch.manual_seed(seed)
             if self._peft is None:
                 peft = get_peft_model(self._model, config, adapter_name=name)

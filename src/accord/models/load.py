@@ -33,6 +33,7 @@ from transformers import (
 
 from accord.errors import ModelError
 from accord.models import embedded
+from accord.models.device import here, on_cpu
 from accord.models.quiet import quietly
 
 EMBEDDED_NAMES = (embedded.NAME, "embedded")
@@ -56,17 +57,19 @@ def load_model(name: str, *, dtype: str = "auto") -> LoadedModel:
     """Load `name`: "smollm2-135m-instruct" (or "embedded"), a folder, or a Hugging Face hub id.
 
     A folder with adapter_config.json is a peft adapter: its base is loaded first and the adapter merged in.
-    dtype is "float32", "bfloat16", "float64" or "auto": bfloat16 on a CUDA device that has it, else float32
-    (few CPUs have bfloat16 instructions, and without them it is many times slower).
-    Weights stay on the CPU. Raises ModelError with advice for anything that cannot be loaded.
+    dtype is "float32", "bfloat16", "float64" or "auto": bfloat16 on a GPU that has it, else float32 (few CPUs
+    have bfloat16 instructions, and without them it is many times slower). The model goes to the device of
+    new tensors (see `device.on_device`). Raises ModelError with advice for anything that cannot be loaded.
     """
     wanted = _torch_dtype(dtype)
     folder, source = _locate(name)
-    with torch.random.fork_rng(devices=[]):  # loading must not move the caller's random stream
+    # Loading must not move the caller's random stream.
+    with torch.random.fork_rng(devices=[]), on_cpu():
         model, tokenizer = _load_folder(folder, wanted, seen=())
     model.name_or_path = source
     shown_name = embedded.NAME if name in EMBEDDED_NAMES else name
-    return LoadedModel(_ready(model), tokenizer, shown_name, source)
+    ready = cast(Any, _ready(model)).to(here())
+    return LoadedModel(ready, tokenizer, shown_name, source)
 
 
 def weights_sha256(folder: Path) -> str:
@@ -91,7 +94,8 @@ def weights_sha256(folder: Path) -> str:
 
 def _torch_dtype(dtype: str) -> torch.dtype:
     if dtype == "auto":
-        fast_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_gpu = here().type == "cuda"
+        fast_bfloat16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast_bfloat16 else torch.float32
     if dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(_DTYPES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,6 +17,7 @@ from transformers import (
 
 from accord.config.pretrain import FromScratch
 from accord.errors import ConfigError
+from accord.models.device import here, on_cpu
 
 END, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # So that the model can be fine-tuned on conversations afterwards.
@@ -87,6 +89,7 @@ def new_llama(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), on_cpu():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+    return cast(Any, model).to(here())

@@ -22,6 +22,7 @@ from transformers import (
 from accord.data.batches import GroupBatch
 from accord.errors import ModelError
 from accord.models.adapters import Trunk
+from accord.models.device import here, on_cpu
 from accord.models.forward import hidden_states
 from accord.models.heads import POOLINGS, ScalarHead, pooled_size
 from accord.records import Group
@@ -109,7 +110,7 @@ class ClassifierReward:
                 padding=True,
                 add_special_tokens=False,
             )
-            scores.append(self.model(**inputs).logits.squeeze(-1).float())
+            scores.append(self.model(**inputs.to(self.model.device)).logits.squeeze(-1).float())
         return Scores(torch.cat(scores))
 
     def _text(self, group: Group, answer: str) -> str:
@@ -124,9 +125,10 @@ def load_classifier_reward(folder: str) -> ClassifierReward:
     """A Hugging Face folder or hub id whose classifier has exactly one output."""
     try:
         config_labels = _number_of_labels(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32
-        )
+        with on_cpu():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: not readable as a reward model ({error})") from error
@@ -140,7 +142,7 @@ def load_classifier_reward(folder: str) -> ClassifierReward:
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id  # else the wrong token would be scored
     tokenizer.padding_side = "right"
-    return ClassifierReward(model.eval().requires_grad_(False), tokenizer)
+    return ClassifierReward(model.eval().requires_grad_(False).to(here()), tokenizer)
 
 
 def _number_of_labels(folder: str) -> int:

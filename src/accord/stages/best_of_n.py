@@ -17,6 +17,7 @@ from accord.config import BestOfNConfig, SftConfig, with_overrides
 from accord.data.batches import collate, plan
 from accord.data.datasets import load_prompts
 from accord.data.groups import write_groups
+from accord.models.device import on_its_device
 from accord.objectives.best_of_n import best_of_n_kl, best_of_n_mean
 from accord.objectives.ppo import missing_end_penalty
 from accord.records import Group, Sampling
@@ -31,6 +32,7 @@ from accord.training.checkpoint import write_atomically
 from accord.training.run import counting
 
 
+@on_its_device
 def run(config: BestOfNConfig, console: Console) -> dict[str, Any]:
     """Write `out/samples.jsonl` (all answers), `out/demonstrations.jsonl` (the best), `out/result.json`."""
     loaded = load_prompts(config.prompts, limit=config.limit)
@@ -65,6 +67,7 @@ def run(config: BestOfNConfig, console: Console) -> dict[str, Any]:
             out=config.out / "sft",
             seed=config.seed,
             dtype=config.dtype,
+            device=config.device,
         )
         result["model"] = sft.run(settings, console)["model"]
     write_json(config.out / "result.json", result)

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from safetensors import SafetensorError
 
+from accord.config import Lora
 from accord.data.datasets import Loaded
 from accord.data.render import Encoded, Renderer
 from accord.errors import DataError, ModelError
@@ -55,6 +56,12 @@ def open_bench(model: str, dtype: str) -> Bench:
     return Bench(loaded, Trunk(loaded.model), Renderer(loaded.tokenizer), supports_block_mask(loaded.model))
 
 
+def precision(dtype: str, lora: Lora | None) -> str:
+    """What to load a model as that is trained: "auto" stays float32 where all weights are, since small
+    updates of bfloat16 weights are rounded away."""
+    return "float32" if dtype == "auto" and lora is None else dtype
+
+
 def announce(loaded: Loaded[Any], kind: str, console: Console) -> None:
     """Say how many rows are used, and name every row that is not (the first 20) with its place and reason."""
     lines = [loaded.summary(), *(f"  {p.file}:{p.line}: {p.what}" for p in loaded.problems[:SHOWN])]
@@ -86,7 +93,7 @@ def keep_fitting(
 
 def fingerprint(config: BaseModel, *parts: Any) -> str:
     """Ties a checkpoint to the settings and data that made it (not to where it lies)."""
-    settings = json.loads(config.model_dump_json(exclude={"out", "checkpoint_every"}))
+    settings = json.loads(config.model_dump_json(exclude={"out", "checkpoint_every", "device"}))
     return content_hash([settings, *parts])
 
 

@@ -18,6 +18,7 @@ from accord.data.render import Encoded
 from accord.evaluation.intervals import Interval, share
 from accord.evaluation.winrate import win_rate
 from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
+from accord.models.device import on_its_device
 from accord.models.forward import hidden_states, token_logps
 from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.local import LocalSampler
@@ -32,6 +33,7 @@ from accord.training.run import counting
 TOKENS = 2048  # per forward pass; no gradients here
 
 
+@on_its_device
 def run(config: EvalConfig, console: Console) -> dict[str, Any]:
     """Write `out/result.json` (every number with its interval) and `out/transcripts.json`."""
     loaded = load_prompts(config.prompts)

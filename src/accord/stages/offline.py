@@ -21,6 +21,7 @@ from accord.data.batches import GroupBatch, collate, plan
 from accord.data.render import Encoded
 from accord.errors import ConfigError, DataError, NumericsError
 from accord.evaluation.intervals import share
+from accord.models.device import on_its_device
 from accord.objectives import OFFLINE
 from accord.objectives.kto import kl_baseline, kto_loss
 from accord.objectives.pairs import PairLogps, chosen_nll
@@ -34,6 +35,7 @@ from accord.stages.common import (
     mix_seed,
     open_bench,
     order,
+    precision,
     save_policy,
     write_json,
 )
@@ -158,13 +160,14 @@ class Offline:
         }
 
 
+@on_its_device
 def run(config: OfflineConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl` and `out/result.json`."""
     if config.reference is not None and not config.leashed:
         raise ConfigError(f"--reference: {config.method} has none; leave it out, or use dpo")
     read: Any = read_verdicts if isinstance(config, KtoConfig) else read_pairs
     judged: list[Judged[Any]] = read(config.data, config.strict, console)
-    bench = open_bench(config.model, config.dtype)
+    bench = open_bench(config.model, precision(config.dtype, config.lora))
     kept = keep_fitting(
         judged, lambda j: bench.renderer.group(j.group), config.max_length, "prompts", console
     )
@@ -215,7 +218,8 @@ def build(
         strange = mismatch((*train, *held_out), len(train), config.max_length)
         check_balance(config, [v for judged, _ in train for v in judged.said], console)
     if config.leashed:
-        held_to = bench if config.reference is None else open_reference(config.reference, bench, config.dtype)
+        dtype = precision(config.dtype, config.lora)
+        held_to = bench if config.reference is None else open_reference(config.reference, bench, dtype)
         refs = reference_logps(
             held_to,
             [*encoded, *strange],

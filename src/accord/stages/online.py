@@ -24,6 +24,7 @@ from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
 from accord.errors import ConfigError, NumericsError
+from accord.models.device import on_its_device
 from accord.models.heads import ValueHead, head_dtype
 from accord.objectives.ppo import explained_variance, ramped_target, update_kl_coef
 from accord.objectives.ptx import ptx_loss
@@ -38,6 +39,7 @@ from accord.stages.common import (
     mix_seed,
     open_bench,
     order,
+    precision,
     save_policy,
     write_json,
 )
@@ -281,15 +283,17 @@ class Online:
             engine.finish()
 
 
+@on_its_device
 def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl`, `out/result.json`."""
     check(config)
     loaded = load_prompts(config.prompts)
     announce(loaded, "prompts", console)
-    bench = open_bench(config.model, config.dtype)
+    dtype = precision(config.dtype, config.lora)
+    bench = open_bench(config.model, dtype)
     encoded = [Encoded(bench.renderer.prompt(p), ()) for p in loaded.rows]
     sampler = open_sampler(config, bench)
-    reference = None if config.reference is None else open_reference(config.reference, bench, config.dtype)
+    reference = None if config.reference is None else open_reference(config.reference, bench, dtype)
     explorer = None
     if isinstance(config, XpoConfig):
         held_to = (reference or bench).trunk.plain_copy()

@@ -19,6 +19,7 @@ from accord.data.packing import Piece, Row, collate_rows, microbatches, pack, pi
 from accord.data.texts import load_texts
 from accord.errors import ConfigError, DataError, ModelError
 from accord.evaluation.intervals import Interval, cluster_bootstrap
+from accord.models.device import on_its_device
 from accord.models.forward import hidden_states, token_logps
 from accord.models.load import load_model
 from accord.models.quiet import quietly
@@ -33,6 +34,7 @@ from accord.stages.common import (
     new_folder,
     open_bench,
     order,
+    precision,
     read_record,
     save_policy,
     write_json,
@@ -44,6 +46,7 @@ from accord.training.run import Metrics, Run, run_steps
 POLICY = "policy"
 
 
+@on_its_device
 def run(config: PretrainConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl` and `out/result.json`."""
     check(config)
@@ -51,7 +54,7 @@ def run(config: PretrainConfig, console: Console) -> dict[str, Any]:
     announce(loaded, "texts", console)
     train, held_out = split(loaded.rows, config.held_out, config.seed)
     source = start_folder(config, train) if config.from_scratch is not None else str(config.model)
-    bench = open_bench(source, config.dtype)
+    bench = open_bench(source, precision(config.dtype, config.lora))
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 1))
     parts = cut(train, bench.loaded.tokenizer, config.length)
     rows = pack(parts, config.length, shared=bench.shared)

@@ -17,6 +17,7 @@ from accord.config import RewardConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.render import Encoded
 from accord.evaluation.report_card import report_card
+from accord.models.device import on_its_device
 from accord.models.forward import hidden_states, layer_count
 from accord.models.heads import ScalarHead, head_dtype, pooled_size
 from accord.objectives.ordinal import ordered_thresholds, raw_thresholds
@@ -92,6 +93,7 @@ class Fit:
         return found
 
 
+@on_its_device
 def run(config: RewardConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (adapter, head, accord.json), `out/metrics.jsonl`, `out/result.json`."""
     check(config)

@@ -11,6 +11,7 @@ from accord.config import SampleConfig
 from accord.data.datasets import load_prompts
 from accord.data.groups import write_groups
 from accord.data.render import Renderer
+from accord.models.device import on_its_device
 from accord.models.load import load_model, weights_sha256
 from accord.records import Sampling
 from accord.rollout.local import LocalSampler
@@ -18,6 +19,7 @@ from accord.stages.common import announce
 from accord.training.run import counting
 
 
+@on_its_device
 def run(config: SampleConfig, console: Console) -> dict[str, Any]:
     """Write `out` (JSONL, one group a line), atomically, and return counts."""
     loaded = load_prompts(config.prompts, limit=config.limit)

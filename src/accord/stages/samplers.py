@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
-
 from accord.config import OnlineConfig
 from accord.errors import ConfigError
 from accord.models.adapters import Trunk
+from accord.models.device import here
 from accord.models.quiet import quietly
 from accord.records import Group, Prompt, Sampling
 from accord.rollout.local import LocalSampler
@@ -58,7 +57,7 @@ def _colocated(config: OnlineConfig, bench: Bench) -> Served:
         rows=config.rows,
         rank=None if config.lora is None else config.lora.r,
         raw=config.top_p < 1,
-        sleep=torch.cuda.is_available(),
+        sleep=here().type == "cuda",
     )
 
 

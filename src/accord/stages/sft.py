@@ -11,6 +11,7 @@ from accord.config import SftConfig
 from accord.data.batches import GroupBatch, collate, plan
 from accord.data.datasets import load_demonstrations
 from accord.data.render import Encoded
+from accord.models.device import on_its_device
 from accord.models.forward import hidden_states, token_logps
 from accord.objectives.sft import nll
 from accord.records import Group, Terms
@@ -22,6 +23,7 @@ from accord.stages.common import (
     mix_seed,
     open_bench,
     order,
+    precision,
     save_policy,
     write_json,
 )
@@ -32,11 +34,12 @@ from accord.training.run import Metrics, Run, run_steps
 POLICY = "policy"
 
 
+@on_its_device
 def run(config: SftConfig, console: Console) -> dict[str, Any]:
     """Train, and write `out/model` (a Hugging Face folder), `out/metrics.jsonl` and `out/result.json`."""
     loaded = load_demonstrations(config.data, strict=config.strict)
     announce(loaded, "demonstrations", console)
-    bench = open_bench(config.model, config.dtype)
+    bench = open_bench(config.model, precision(config.dtype, config.lora))
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 1))
     kept = keep_fitting(loaded.rows, bench.renderer.group, config.max_length, "demonstrations", console)
     encoded = [e for _, e in kept]

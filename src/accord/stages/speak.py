@@ -22,6 +22,7 @@ from torch import nn
 
 from accord.data.render import Renderer
 from accord.errors import AccordError, DataError
+from accord.models.device import on_device
 from accord.models.load import load_model
 from accord.records import Completion, Message, Prompt, Sampling
 from accord.rollout.local import LocalSampler
@@ -120,7 +121,8 @@ def main(arguments: Sequence[str]) -> None:
         replies.flush()
 
     try:
-        samplers = load(names, dtype)
+        with on_device("auto"):
+            samplers = load(names, dtype)
     except AccordError as error:
         reply({"failed": " ".join(str(error).split())})
         return

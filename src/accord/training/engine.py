@@ -154,8 +154,12 @@ class Engine:
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{key}"])
             if state := _under(tensors, f"optimizer/{key}/"):
-                self.optimizer.state[parameter] = state
-        self.average = _under(tensors, "average/")
+                self.optimizer.state[parameter] = {  # AdamW wants its count of steps on the CPU
+                    slot: value if slot == "step" else value.to(parameter.device)
+                    for slot, value in state.items()
+                }
+        here = {key: parameter.device for key, parameter in self.named_parameters()}
+        self.average = {k: mean.to(here[k]) for k, mean in _under(tensors, "average/").items()}
         self.averaged = int(tensors["averaged"]) if self.average else 0
         self.extra = dict(extra)
 

@@ -21,7 +21,7 @@ MOST = 2  # measured up to here; every lane holds a micro-batch and its gradient
 
 def lanes() -> int:
     """How many micro-batches are computed at once. One on a GPU, or where this thread may use one core."""
-    return 1 if torch.cuda.is_available() else min(MOST, torch.get_num_threads())
+    return min(MOST, torch.get_num_threads()) if torch.get_default_device().type == "cpu" else 1
 
 
 def in_lanes(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> list[R]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -200,6 +201,11 @@ def peak_rss_gb() -> float:
     """Largest resident memory of this process so far, in GB (10^9 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / 1e9 if sys.platform == "darwin" else float(peak) * 1024 / 1e9
+
+
+def peak_gpu_gb() -> float:
+    """Most memory of the GPU that this process's tensors took so far, in GB (10^9 bytes); 0 without one."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
 
 
 def read_metrics(folder: Path) -> list[Mapping[str, float]]:

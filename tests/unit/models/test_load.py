@@ -95,12 +95,11 @@ def test_dtypes(llama: Path, asked: str, expected: torch.dtype) -> None:
     assert {p.dtype for p in load_model(str(llama), dtype=asked).model.parameters()} == {expected}
 
 
-def test_auto_is_float32_on_a_machine_without_cuda_and_bfloat16_with(
+def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load_model(str(llama)).model.dtype == torch.float32
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(load, "here", lambda: torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert load._torch_dtype("auto") == torch.bfloat16
 
