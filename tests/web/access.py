@@ -46,6 +46,7 @@ NOT_SETTLED: Expected = {who: 404 if found == IN else found for who, found in AD
 RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "outsider": IN}
 NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
 NO_RELEASE: Expected = {who: 404 if found == IN else found for who, found in MANAGE.items()}
+NO_RATER: Expected = {who: 409 if found == IN else found for who, found in MANAGE.items()}
 NO_MEDIUM: Expected = {who: 404 if found == IN else found for who, found in JUDGE.items()}
 NOTHING: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401}  # objects that this account does not have
 
@@ -80,6 +81,7 @@ ACCESS: dict[str, Access] = {
     "GET /account": page(SIGNED_IN),
     "GET /account/withdraw": page(SIGNED_IN),
     f"GET {P}/withdrawals": page(MANAGE),
+    f"GET {P}/queues": page(MANAGE),
     f"GET {P}/groups": page(MANAGE),
     f"GET {P}/about-me": page(MEMBER),
     f"GET {API}{P}/attributes": Access(MEMBER, None, "read"),
@@ -136,6 +138,9 @@ ACCESS: dict[str, Access] = {
     f"PUT {API}{P}/sources/licence": Access(NO_SOURCE, {"source": "no such", "licence": "MIT"}, "manage"),
     f"GET {API}{P}/releases/card": Access(NO_SOURCE, None, "read"),
     f"GET {API}{P}/withdrawals": Access(MANAGE, None, "read"),
+    f"GET {API}{P}/queues": Access(MANAGE, None, "read"),
+    f"POST {API}{P}/queues": Access(NO_RATER, {"reason": "import", "raters": ["no such"]}, "manage"),
+    f"DELETE {API}{P}/queues/{{queue_id}}": Access(NO_SOURCE, None, "manage"),
     f"POST {API}{P}/withdrawals/successor": Access(NO_RELEASE, {"release": "r", "name": "s"}, "manage"),
     f"GET {API}{P}/export/{{format}}": Access(MANAGE, None, "read"),
     f"GET {API}/judgements/{{judgement_id}}/why": Access(MANAGE, None, "read"),
@@ -184,6 +189,7 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "talk_id": inner.talk,
         "token": "no-such-token",
         "attribute_id": "0123456789abcdef",
+        "queue_id": "0123456789abcdef",
         "format": "judgements.csv",
         "media_id": "0" * 64,
         "file": "app.js",

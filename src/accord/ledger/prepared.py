@@ -15,6 +15,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    union_all,
     update,
 )
 
@@ -37,10 +38,13 @@ from accord.ledger.team_schema import (
     account,
     api_token,
     gold,
+    gold_order,
     membership,
     project,
     project_guideline,
     project_item,
+    reservation,
+    reservation_rater,
     session,
 )
 
@@ -83,16 +87,42 @@ SEEN = exists().where(
     assignment.c.state.in_((*LIVE, "skipped")),
 )
 
+# Questions that are kept for some raters. These look at no item, so they run once for a statement.
+
+_HERS = exists().where(
+    reservation_rater.c.reservation_id == reservation.c.id,
+    reservation_rater.c.annotator_id == bindparam("rater"),
+)
+_KEPT = select(reservation.c.reason).where(
+    reservation.c.project_id == bindparam("project"), reservation.c.ended_at.is_(None)
+)
+MAY = item.c.reason.not_in(_KEPT.where(reservation.c.exclusive, ~_HERS))  # of the project's items
+_IN_TURN = case(
+    (item.c.reason.in_(_KEPT.where(_HERS)), 0), (item.c.reason.in_(_KEPT.where(~_HERS)), 2), else_=1
+)
+_there, _of = item.alias("kept_item"), project_item.alias("kept_in")
+_KEPT_FROM_HER = (
+    select(_there.c.id)
+    .select_from(_there.join(_of, _of.c.item_id == _there.c.id))
+    .join(
+        reservation,
+        (reservation.c.project_id == _of.c.project_id) & (reservation.c.reason == _there.c.reason),
+    )
+    .where(reservation.c.ended_at.is_(None), reservation.c.exclusive, ~_HERS)
+)
+
 OPEN = select(item.c.id).where(item.c.state == "open", FOR_ALL, ~SEEN, places_taken() < item.c.target_overlap)
 
 FREE = (
-    OPEN.where(item.c.kind == bindparam("kind")).order_by(item.c.seq).limit(bindparam("limit", type_=Integer))
+    OPEN.where(item.c.kind == bindparam("kind"), item.c.id.not_in(_KEPT_FROM_HER))
+    .order_by(item.c.seq)
+    .limit(bindparam("limit", type_=Integer))
 )
 
 FREE_IN_PROJECT = (
     OPEN.join(project_item)
-    .where(project_item.c.project_id == bindparam("project"))
-    .order_by(project_item.c.priority.desc(), item.c.seq)
+    .where(project_item.c.project_id == bindparam("project"), MAY)
+    .order_by(_IN_TURN, project_item.c.priority.desc(), item.c.seq)
     .limit(bindparam("limit", type_=Integer))
 )
 
@@ -193,12 +223,24 @@ LAST_ENTRY = select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limi
 
 # How far a rater is
 
-NOT_GOLD = ~exists().where(gold.c.item_id == item.c.id)
+_newer = gold_order.alias()
+ORDER_IN_FORCE = (gold_order.c.pairs != "[]") & ~exists().where(
+    _newer.c.item_id == gold_order.c.item_id, _newer.c.n > gold_order.c.n
+)
+NOT_GOLD = ~exists().where(gold.c.item_id == item.c.id) & ~exists().where(
+    gold_order.c.item_id == item.c.id, ORDER_IN_FORCE
+)
+GOLD_ITEMS = union_all(select(gold.c.item_id), select(gold_order.c.item_id).where(ORDER_IN_FORCE))
 
 
 def _mine(queued: ColumnElement[bool]) -> Select[Any]:
-    """Her questions by state, by purpose, and by whether the item is open and `queued`."""
-    here = case((queued, item.c.state), else_=literal_column("'elsewhere'")).label("item_state")
+    """Her questions by state, by purpose, and by whether the item is open and `queued`.
+
+    An item that is now kept for others is "kept".
+    """
+    kept: ColumnElement[str] = literal_column("'kept'")
+    elsewhere: ColumnElement[str] = literal_column("'elsewhere'")
+    here = case((queued & MAY, item.c.state), (queued, kept), else_=elsewhere).label("item_state")
     return (
         select(assignment.c.state, assignment.c.purpose, here, func.count().label("n"))
         .select_from(assignment.join(item).join(project_item))
@@ -214,15 +256,16 @@ def _mine(queued: ColumnElement[bool]) -> Select[Any]:
 
 def _open_items(queued: ColumnElement[bool]) -> Select[Any]:
     items = select(func.count()).select_from(item.join(project_item))
-    return items.where(project_item.c.project_id == bindparam("project"), item.c.state == "open", queued)
+    return items.where(project_item.c.project_id == bindparam("project"), item.c.state == "open", queued, MAY)
 
 
 MINE, MINE_NOT_GOLD = _mine(FOR_ALL), _mine(FOR_ALL & NOT_GOLD)
 OPEN_ITEMS, OPEN_ITEMS_NOT_GOLD = _open_items(FOR_ALL), _open_items(FOR_ALL & NOT_GOLD)
 
+_gold_items = GOLD_ITEMS.subquery()
 HAS_GOLD = (
-    select(gold.c.item_id)
-    .join(project_item, project_item.c.item_id == gold.c.item_id)
+    select(_gold_items.c.item_id)
+    .join(project_item, project_item.c.item_id == _gold_items.c.item_id)
     .where(project_item.c.project_id == bindparam("project"))
     .limit(1)
 )

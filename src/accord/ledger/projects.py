@@ -29,6 +29,7 @@ NAME_LENGTH = 200
 REPEAT_AFTER = 20  # questions that a rater answers before one of them may come again
 ROUNDED_TO = 5  # the number of questions left, where some may be checks
 MOST_OVERLAP = 100
+DISPUTED_BELOW = 0.3  # the mean tau-b of a ranking's answers, unless the project says otherwise
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Project:
     @property
     def rates(self) -> Rates:
         return Rates(**self.form.get("checks", {}))
+
+    @property
+    def disputed_below(self) -> float:
+        """A ranking is disputed where the mean tau-b of its answers is less; see adjudication.py."""
+        return float(self.form.get("disputes", {}).get("below", DISPUTED_BELOW))
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,8 @@ def progress(
     done = {state: sum(r.n for r in rows if r.state == state) for state in ("submitted", "skipped")}
     votes = [r for r in rows if r.purpose == "judge"]
     seen = sum(r.n for r in votes if r.item_state == "open" and r.state != "leased")
-    left = connection.execute(items, {"project": project_id}).scalar_one() - seen
+    left = connection.execute(items, {"rater": annotator_id, "project": project_id}).scalar_one() - seen
+    left += sum(r.n for r in votes if r.item_state == "kept" and r.state == "leased")
     if _may_be_checked(connection, project_id, rates, done["submitted"]):
         left = -(-left // ROUNDED_TO) * ROUNDED_TO
     return Progress(done["submitted"], done["skipped"], left)

@@ -7,7 +7,18 @@ Personal data stands in `account` (the login), `api_token` (its name), `answer.b
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 from accord.ledger.schema import metadata
 
@@ -114,6 +125,15 @@ gold = Table(  # questions whose answer is known: positive means that slot 0 is 
     CheckConstraint("strength BETWEEN -3 AND 3 AND strength <> 0", name="strength"),
 )
 
+gold_order = Table(  # what is known of rankings; the newest is in force
+    "gold_order",
+    metadata,
+    Column("item_id", Text, ForeignKey("item.id"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("pairs", Text, nullable=False),  # JSON: [the better slot, the other]; [] takes it back
+    Column("created_at", Text, nullable=False),
+)
+
 answer = Table(  # flags, ratings, comments and rewritten answers, in canonical slots
     "answer",
     metadata,
@@ -193,4 +213,45 @@ source_licence = Table(  # the newest is in force
     Column("n", Integer, primary_key=True),
     Column("licence", Text, nullable=False),
     Column("created_at", Text, nullable=False),
+)
+
+# Questions with the same reason that are kept for some raters, until that ends; for them alone if exclusive.
+
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("project.id"), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("exclusive", Boolean, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Index(
+        "one_reservation",
+        "project_id",
+        "reason",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+reservation_rater = Table(
+    "reservation_rater",
+    metadata,
+    Column("reservation_id", Text, ForeignKey("reservation.id"), primary_key=True),
+    Column("annotator_id", Text, ForeignKey("annotator.id"), primary_key=True),
+)
+
+# What left the ledger at somebody's request. The row comes first, and opens the way.
+
+ERASABLE = ("item", "prompt", "completion", "media", "project_media")
+
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("object", Text, primary_key=True),
+    Column("object_id", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    CheckConstraint(f"object IN {ERASABLE}", name="object"),
 )
