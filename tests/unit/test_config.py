@@ -104,3 +104,12 @@ def test_help_lists_every_setting(name: str) -> None:
     schema: type[BaseModel] = getattr(config, name)
     listed = {row[0].split(".")[0] for row in describe(schema)}
     assert listed == set(schema.model_fields)
+
+
+def test_help_shows_a_default_of_white_space_in_quotes() -> None:
+    class Separated(BaseModel):
+        between: str = "\n\n"
+        word: str = "and"
+        count: int = 3
+
+    assert [default for _, _, default, _ in describe(Separated)] == [r"'\n\n'", "and", "3"]

@@ -89,6 +89,14 @@ def test_what_is_locked_is_tried_again_until_the_time_is_up(monkeypatch: pytest.
         database._retry_locked(lambda: locked(until=1e9))
     assert now[0] == pytest.approx(1.0 + database.BUSY_SECONDS, abs=0.2)
 
+    def broken() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    began = now[0]
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        database._retry_locked(broken)
+    assert now[0] == began
+
 
 def test_folders_are_made_and_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "a 100%" / "b" / "ledger.sqlite").close()

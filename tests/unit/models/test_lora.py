@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.tiny import tiny_llama, tiny_qwen
 from torch import Tensor, nn
 
 from accord.models.lora import LoraProduct, fuse
+from tiny import tiny_gpt2, tiny_llama, tiny_qwen
 
 KINDS = {"llama": tiny_llama, "qwen": tiny_qwen}  # without and with biases
 
@@ -84,6 +84,56 @@ def test_two_adapters_at_once_and_none_are_left_to_peft() -> None:
         assert torch.equal(own, peft)
     with model.disable_adapter(), torch.no_grad():
         assert torch.equal(model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits, bare)
+
+
+def test_an_adapter_that_is_not_on_a_layer_is_left_to_peft() -> None:
+    model = adapted("llama")
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.set_adapter("other")
+    theirs = outcome(model.double())
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        torch.testing.assert_close(own, peft, rtol=1e-11, atol=1e-11)
+
+
+def test_what_is_merged_already_is_not_added_again() -> None:
+    model = adapted("llama")
+    ids_BL = torch.ones(1, 2, dtype=torch.long)
+    with torch.no_grad():
+        apart = model(input_ids=ids_BL).logits
+        model.merge_adapter()
+        fuse(model)
+        torch.testing.assert_close(model(input_ids=ids_BL).logits, apart, rtol=1e-9, atol=1e-9)
+
+
+def test_another_precision_in_the_adapter_is_left_to_peft() -> None:
+    model = adapted("llama")
+    for name, module in model.named_modules():
+        if name.endswith((".lora_A.default", ".lora_B.default")):
+            module.float()
+    theirs = outcome(model)
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        assert torch.equal(own, peft)
+
+
+def test_autocast_is_left_to_peft() -> None:
+    model = adapted("llama").float()
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = outcome(model)
+        fuse(model)
+        for own, peft in zip(outcome(model), theirs, strict=True):
+            assert torch.equal(own, peft)
+
+
+def test_layers_that_are_no_plain_linear_layers_are_left_to_peft() -> None:
+    """GPT-2's weights lie transposed (Conv1D)."""
+    config = LoraConfig(r=3, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(tiny_gpt2(), config)
+    theirs = outcome(model)
+    fuse(model)
+    for own, peft in zip(outcome(model), theirs, strict=True):
+        assert torch.equal(own, peft)
 
 
 def test_a_base_layer_that_learns_is_left_to_peft() -> None:

@@ -27,6 +27,8 @@ def two_cores() -> Iterator[None]:
 
 def test_as_many_lanes_as_cores_but_no_more_than_are_known_to_pay() -> None:
     assert lanes() == 2
+    torch.set_num_threads(3)
+    assert lanes() == 2
     torch.set_num_threads(1)
     assert lanes() == 1
 
