@@ -48,9 +48,9 @@ MUTANTS = [
         "feedback/copying.py", "0.5 + (one * other + 1.64 * se) / 2", "0.5", RATERS, "copying: good raters"
     ),
     Mutant(
-        "feedback/raters.py",
-        "vote.strength if vote.first_is_slot_0 else -",
-        "vote.strength if vote.first_is_slot_0 else ",
+        "ledger/known.py",
+        "sum(ranks[high] < ranks[low] for",
+        "sum(ranks[high] > ranks[low] for",
         RATERS,
         "gold: slots",
     ),

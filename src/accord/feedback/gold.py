@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy import stats
 
 from accord.feedback.estimates import Estimate, share_estimate, unknown
 from accord.feedback.sprt import Verdict, sequential_test
+from accord.ledger.known import Known, is_right
+from accord.ledger.rankings import ranks_said
+from accord.records import Judgement
 
 ENOUGH = 0.7  # an accuracy below which answers are of little use
 FEWEST_TO_EXCLUDE = 10  # nobody is sent away on fewer gold questions, whatever the test says
@@ -24,6 +27,22 @@ class Gold:
     log_ratio: float  # of the likelihoods, good over guessing, when it was decided (or now)
     p_too_low: float | None  # posterior probability of an accuracy below 0.7, from a flat prior
     may_exclude: bool  # the verdict is "guessing" and rests on at least 10 questions
+
+
+def gold_answers(judgements: Iterable[Judgement], known: Mapping[str, Known]) -> dict[str, list[bool]]:
+    """Whether each rater's answers to gold questions are right (`known.is_right`), in the order given.
+
+    A pair and a ranking count once each, blind repeats and adjudications not; of revisions the last counts.
+    `known` is by item. Whoever judged anything is there, maybe with no answer.
+    """
+    last: dict[str, dict[str, bool]] = {}
+    for judged in judgements:
+        if judged.purpose == "adjudicate":
+            continue
+        own = last.setdefault(judged.rater, {})
+        if judged.purpose != "repeat" and judged.item_id in known:
+            own[judged.item_id] = is_right(ranks_said(judged), known[judged.item_id])
+    return {rater: list(own.values()) for rater, own in last.items()}
 
 
 def gold_test(correct: Sequence[bool], *, confidence: float = 0.95) -> Gold:

@@ -69,7 +69,7 @@ class RaterQuality:
 def rater_quality(
     votes: Sequence[Vote],
     *,
-    gold: Mapping[str, int] | None = None,
+    gold: Mapping[str, Sequence[bool]] | None = None,
     lengths: Mapping[str, float] | None = None,
     n_boot: int = 1000,
     confidence: float = 0.95,
@@ -78,21 +78,23 @@ def rater_quality(
     """Every rater's numbers, by name. `votes` are in order of time; see `votes.checked_votes`.
 
     Answers to gold questions and blind repeats count for `gold` and `consistency`, and for nothing else.
-    `gold`: the known strength by item id, in slots (positive: slot 0 is better). `lengths`: characters by
-    completion id. Without them what needs them is unknown. Ties have no part in agreement, side and length.
+    `gold`: whether each rater's answers to gold questions are right (`gold.gold_answers`); whoever is named
+    there has her numbers here, even if she judged no pair. `lengths`: characters by completion id. Without
+    them what needs them is unknown. Ties have no part in agreement, side and length.
     """
     checked = defaultdict[str, list[Vote]](list)
     for vote in votes:
         checked[vote.rater].append(vote)
     votes = [vote for vote in votes if vote.purpose == "judge"]
-    by_rater = {name: [vote for vote in own if vote.purpose == "judge"] for name, own in checked.items()}
+    limit = FALSE_ALARMS / max(len(checked), 1)
+    answered = gold or {}
+    by_rater = {name: [v for v in checked[name] if v.purpose == "judge"] for name in {*checked, *answered}}
     scores = {name: _agreement_scores(name, votes) for name in by_rater}
-    limit = FALSE_ALARMS / max(len(by_rater), 1)
     settings = confidence, n_boot, seed
     found = []
     for name in sorted(by_rater):
         quality = _measure(name, votes, scores[name], lengths, settings)
-        test = gold_test(_gold_answers(checked[name], gold or {}), confidence=confidence)
+        test = gold_test(answered.get(name, ()), confidence=confidence)
         quality = replace(quality, gold=test, consistency=_consistency(checked[name], confidence))
         others = [other for other in by_rater if other != name]
         flags = (
@@ -136,7 +138,7 @@ def _measure(
         consistency=unknown("answered no pair twice"),
         seconds=median_estimate(seconds, "median active seconds per answer", confidence=confidence)
         if own
-        else unknown("answered nothing but checks"),
+        else unknown("judged no pair that was no check"),
         longest_run=run,
         longest_run_p_value=run_p,
         flags=(),
@@ -210,13 +212,6 @@ def _t_tail(difference_I: Floats) -> float:
 
 
 # ------------------------------------------------------------------------------------- gold, leanings
-
-
-def _gold_answers(own: Sequence[Vote], gold: Mapping[str, int]) -> list[bool]:
-    asked = [vote for vote in own if vote.item_id in gold and vote.purpose != "repeat"]
-    return [
-        (vote.strength if vote.first_is_slot_0 else -vote.strength) * gold[vote.item_id] > 0 for vote in asked
-    ]
 
 
 def _gold_flag(gold: Gold) -> Flag | None:

@@ -62,8 +62,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An item to put before a rater: why, and which slot stands where unless that is to be drawn."""
+    """An item to put before a rater: why, and the order (slot by position) that must not be drawn again."""
 
     item_id: str
     purpose: Purpose = "judge"
-    shown: tuple[int, ...] | None = None
+    unlike: tuple[int, ...] | None = None

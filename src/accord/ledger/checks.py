@@ -1,4 +1,4 @@
-"""Checks on raters that come in their queue: gold questions, and blind repeats with the sides swapped.
+"""Checks on raters that come in their queue: gold questions, and blind repeats in another order.
 
 To the rater they are questions like any other. Neither takes one of an item's places, and no answer to them
 is a vote. A check comes instead of an ordinary question, which stays for later: where nothing else is left
@@ -11,14 +11,14 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Integer, bindparam, exists, func, select
+from sqlalchemy import Connection, bindparam, exists, func, select
 
-from accord.ledger import prepared, queue
+from accord.ledger import known, prepared, queue, rankings
 from accord.ledger.assigned import Assignment, Rater, Wanted
 from accord.ledger.prepared import LIVE
 from accord.ledger.projects import NO_CHECKS, REPEAT_AFTER, Project
 from accord.ledger.schema import assignment, item, judgement, preference, presentation
-from accord.ledger.team_schema import gold, project_item
+from accord.ledger.team_schema import project_item
 from accord.records import content_hash
 
 MAINTENANCE = 0.1  # of the rate of gold questions, once the test has decided
@@ -26,32 +26,29 @@ MOST = 500  # candidates to draw from
 
 # Statements, built once. All are about one rater in one project.
 
-_FREE = (
-    prepared.OPEN.join(project_item)
-    .where(project_item.c.project_id == bindparam("project"))
-    .order_by(project_item.c.priority.desc(), item.c.seq)
-    .limit(bindparam("limit", type_=Integer))
-)
+_FREE = prepared.FREE_IN_PROJECT
 _FREE_NOT_GOLD = _FREE.where(prepared.NOT_GOLD)
 
 _UNSEEN_GOLD = (
     select(item.c.id)
-    .select_from(gold.join(item).join(project_item, project_item.c.item_id == item.c.id))
-    .where(project_item.c.project_id == bindparam("project"), ~prepared.SEEN)
+    .join(project_item)
+    .where(project_item.c.project_id == bindparam("project"), item.c.id.in_(prepared.GOLD_ITEMS))
+    .where(~prepared.SEEN, prepared.MAY)
     .order_by(item.c.seq)
     .limit(MOST)
 )
 
 _GOLD_ANSWERS = (
-    select(gold.c.strength.label("known"), preference.c.slot_hi, preference.c.tie)
+    select(assignment.c.item_id, judgement.c.id)
+    .add_columns(preference.c.slot_hi, preference.c.slot_lo, preference.c.strength)
     .select_from(
-        gold.join(project_item, project_item.c.item_id == gold.c.item_id)
-        .join(assignment, assignment.c.item_id == gold.c.item_id)
+        assignment.join(project_item, project_item.c.item_id == assignment.c.item_id)
         .join(judgement, judgement.c.assignment_id == assignment.c.id)
         .join(preference, preference.c.judgement_id == judgement.c.id)
     )
     .where(
         project_item.c.project_id == bindparam("project"),
+        assignment.c.item_id.in_(prepared.GOLD_ITEMS),
         assignment.c.annotator_id == bindparam("rater"),
         assignment.c.purpose.in_(("judge", "gold")),
         judgement.c.status == "active",
@@ -78,7 +75,7 @@ _JUST_ANSWERED = (
 _again = assignment.alias("again").c
 _REPEATABLE = (
     _MINE.where(
-        item.c.kind == "pair",
+        prepared.MAY,
         assignment.c.purpose == "judge",
         assignment.c.guideline_id == bindparam("guideline"),
         assignment.c.leased_at < bindparam("before"),
@@ -171,15 +168,21 @@ def _check(
 
 
 def gold_answers(connection: Connection, mine: dict[str, Any]) -> list[bool]:
-    """Whether a rater's answers to a project's gold questions are right, in order of time; a tie is not."""
-    rows = connection.execute(_GOLD_ANSWERS, mine)
-    return [not row.tie and (row.slot_hi == 0) == (row.known > 0) for row in rows]
+    """Whether a rater's answers to a project's gold questions are right (`known.is_right`), as time went."""
+    said: dict[tuple[str, str], list[rankings.Compared]] = {}
+    for row in connection.execute(_GOLD_ANSWERS, mine):
+        said.setdefault((row.item_id, row.id), []).append((row.slot_hi, row.slot_lo, row.strength))
+    answers = known.known_answers(connection, {item_id for item_id, _ in said})
+    return [
+        known.is_right(rankings.ranks_from(compared), answers[item_id])
+        for (item_id, _), compared in said.items()
+    ]
 
 
 def _repeat(
     connection: Connection, mine: dict[str, Any], guideline: str, which: float, taken: Collection[str]
 ) -> Wanted | None:
-    """A question that she answered a while ago by the same guideline, each answer on its other side."""
+    """A question that she answered a while ago by the same guideline, its answers in another order."""
     before = connection.execute(_JUST_ANSWERED, mine).scalar()
     if before is None:
         return None
@@ -189,7 +192,7 @@ def _repeat(
         return None
     item_id = _pick(list(answered), which)
     shown = connection.execute(_SHOWN, {"assignment": answered[item_id]}).scalars().all()
-    return Wanted(item_id, "repeat", tuple(shown[::-1]))
+    return Wanted(item_id, "repeat", unlike=tuple(shown))
 
 
 def _pick(among: Sequence[str], draw: float) -> str:

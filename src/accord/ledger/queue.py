@@ -253,8 +253,8 @@ def _assignment_row(
 ) -> dict[str, Any]:
     name = [wanted.item_id, annotator_id, attempt]
     drawn = _sixty_bits(seed, name)
-    for turn in count():  # until it gives the sides that are wanted
-        if wanted.shown is None or sides(drawn, len(wanted.shown)) == wanted.shown:
+    for turn in count():  # until it gives another order
+        if wanted.unlike is None or sides(drawn, len(wanted.unlike)) != wanted.unlike:
             break
         drawn = _sixty_bits(seed, [*name, turn])
     return {

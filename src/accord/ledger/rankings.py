@@ -53,6 +53,12 @@ def compare(ranks: Sequence[int]) -> list[Compared]:
     return found
 
 
+def ranks_from(compared: Iterable[Compared], answers: int = MOST) -> tuple[int, ...]:
+    """One more than the number of answers that are better, by slot; also of a pair."""
+    better = [low for _, low, strength in compared if strength]
+    return tuple(1 + better.count(slot) for slot in range(answers))
+
+
 def ranks_of(compared: Iterable[Compared], answers: int) -> tuple[int, ...]:
     """The inverse of `compare`; () where the comparisons are not those of one ranking."""
     said = list(compared)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = "0007"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0009"  # the newest revision in migrations/versions
 VERSION_TABLE = "ledger_version"
 
 metadata = MetaData(

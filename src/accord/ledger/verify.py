@@ -16,11 +16,13 @@ from accord.ledger import (
     audit,
     groups,
     judging,
+    known,
     licences,
     lineage,
     media,
     projects,
     queue,
+    reservations,
     schema,
     store,
 )
@@ -177,8 +179,10 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("training_input", content_hash(detail)), detail
     yield from answers.details(connection)
     yield from projects.details(connection)
+    yield from known.details(connection)
     yield from groups.details(connection)
     yield from licences.details(connection)
+    yield from reservations.details(connection)
     yield from media.details(connection)
 
 

@@ -20,14 +20,16 @@ from accord.feedback.adjudicated import adjudicated
 from accord.feedback.agreement import agreement, ceiling
 from accord.feedback.copying import copy_weights, find_copying
 from accord.feedback.drift import by_group, by_guideline, change_point, over_time
+from accord.feedback.gold import gold_answers
 from accord.feedback.groups import Batches, group_figures
 from accord.feedback.kappa import cohen_kappa, fleiss_kappa
 from accord.feedback.rankings import ranking_quality
 from accord.feedback.raters import rater_quality
 from accord.feedback.reliability import Reliability, fit_reliability
 from accord.feedback.votes import Vote, checked_votes, first_votes, strength_ratings, votes_of, winner_ratings
-from accord.ledger import judging, lineage, schema, team_schema
+from accord.ledger import judging, lineage, schema
 from accord.ledger.database import open_database
+from accord.ledger.known import Known, known_answers
 from accord.ledger.store import chunks
 from accord.records import Judgement
 
@@ -40,7 +42,7 @@ class Facts:
     """What the statistics need of a ledger. Lengths in characters by completion, times by judgement."""
 
     judgements: Sequence[Judgement]
-    gold: Mapping[str, int]
+    gold: Mapping[str, Known]
     lengths: Mapping[str, float]
     times: Mapping[str, str]
 
@@ -62,7 +64,7 @@ def read_facts(source: str) -> Facts:
 
 
 def facts_of(connection: Connection, judgements: Sequence[Judgement]) -> Facts:
-    told, answer, known = schema.judgement.c, schema.completion.c, team_schema.gold.c
+    told, answer = schema.judgement.c, schema.completion.c
     times: dict[str, str] = {}
     for some in chunks(judged.id for judged in judgements):
         rows = connection.execute(select(told.id, told.submitted_at).where(told.id.in_(some)))
@@ -71,8 +73,7 @@ def facts_of(connection: Connection, judgements: Sequence[Judgement]) -> Facts:
     for some in chunks({c for judged in judgements for c in judged.completion_ids}):
         rows = connection.execute(select(answer.id, func.length(answer.body)).where(answer.id.in_(some)))
         lengths.update({row[0]: float(row[1]) for row in rows})
-    gold = {row.item_id: row.strength for row in connection.execute(select(known.item_id, known.strength))}
-    return Facts(judgements, gold, lengths, times)
+    return Facts(judgements, known_answers(connection), lengths, times)
 
 
 def read_groups_csv(path: Path) -> dict[str, str]:
@@ -107,17 +108,22 @@ def measure(
     """
     every = sorted(facts.judgements, key=lambda j: (facts.times.get(j.id, ""), j.id))
     ordered = [judged for judged in every if judged.purpose == "judge"]
-    votes, ranked = votes_of(ordered), ranking_quality(ordered, n_boot=n_boot, seed=seed)
+    settings: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
+    votes, ranked = votes_of(ordered), ranking_quality(every, facts.gold, **settings)
     if not votes and ranked is None:
         raise DataError("there are no judgements to measure; collect some first")
-    rankings = {"rankings": None if ranked is None else ranked.to_json()}
+    gold = gold_answers(every, facts.gold)
+    raters = rater_quality(checked_votes(every), gold=gold, lengths=facts.lengths, **settings)
+    everywhere = {
+        "rankings": None if ranked is None else ranked.to_json(),
+        "by_rater": [quality.to_json() for quality in raters],
+    }
     if not votes:
-        return {"judgements": 0, **rankings}
+        return {"judgements": 0, **everywhere}
     copying = find_copying(votes)
     weights = copy_weights(votes, copying)
-    settings = {"n_boot": n_boot, "seed": seed}
     found: dict[str, Any] = {
-        **rankings,
+        **everywhere,
         "judgements": len(votes),
         "pairs": len({vote.pair for vote in votes}),
         "raters": len({vote.rater for vote in votes}),
@@ -126,12 +132,6 @@ def measure(
         "agreement": _agreement(votes, n_boot, seed),
         "kappa": _kappas(votes, n_boot, seed),
         "ceiling": ceiling(ordered, n_boot=n_boot, seed=seed).to_json(),
-        "by_rater": [
-            quality.to_json()
-            for quality in rater_quality(
-                checked_votes(every), gold=facts.gold, lengths=facts.lengths, **settings
-            )
-        ],
         "copying": [asdict(suspects) for suspects in copying],
         "reliability": _reliability(fit_reliability(votes, lengths=facts.lengths, weights=weights), pairs),
         "by_guideline": [asdict(part) for part in by_guideline(votes, facts.times, **settings)],
@@ -188,6 +188,7 @@ def print_text(found: Mapping[str, Any], console: Console) -> None:
     if found["rankings"]:
         _print_rankings(found["rankings"], console)
     if not found["judgements"]:
+        _print_flags(found, console)
         return
     simulated = " Simulated raters, no people." if found["simulated"] else ""
     console.print(
@@ -220,11 +221,15 @@ def print_text(found: Mapping[str, Any], console: Console) -> None:
         table.add_row(*map(escape, row))
     console.print(table)
     console.print(_rater_table(found))
+    _print_flags(found, console)
+    for suspects in found["copying"]:
+        console.print(f"copying? {escape(suspects['evidence'])}")
+
+
+def _print_flags(found: Mapping[str, Any], console: Console) -> None:
     for rater in found["by_rater"]:
         for flag in rater["flags"]:
             console.print(f"{escape(rater['rater'])}: {flag['kind']}: {escape(flag['evidence'])}")
-    for suspects in found["copying"]:
-        console.print(f"copying? {escape(suspects['evidence'])}")
 
 
 def _print_rankings(found: Mapping[str, Any], console: Console) -> None:
@@ -235,8 +240,10 @@ def _print_rankings(found: Mapping[str, Any], console: Console) -> None:
         highlight=False,
     )
     for rater in found["raters"]:
-        told = f"{rater['n']}, tau {_shown(rater['tau'])}, {rater['seconds']['value']:.1f} s"
-        console.print(f"  {rater['rater']}: {told}", markup=False, highlight=False)
+        told = [f"{rater['n']}, tau {_shown(rater['tau'])}, {_pace(rater)} s"]
+        told += [f"gold {_shown(rater['known'])}"] if rater["known"]["n"] else []
+        told += [f"repeats tau {_shown(rater['again'])}"] if rater["again"]["n"] else []
+        console.print(f"  {rater['rater']}: {', '.join(told)}", markup=False, highlight=False)
 
 
 def _rater_table(found: Mapping[str, Any]) -> Table:
@@ -247,10 +254,14 @@ def _rater_table(found: Mapping[str, Any]) -> Table:
     for rater in found["by_rater"]:
         parts = [rater["agreement"], rater["gold"]["accuracy"], rater["left"], rater["consistency"]]
         skill = fitted[rater["rater"]]["skill"] if rater["rater"] in fitted else {"value": None}
-        seconds = f"{rater['seconds']['value']:.1f}"
-        cells = [*map(_shown, parts), seconds, _shown(skill)]
+        cells = [*map(_shown, parts), _pace(rater), _shown(skill)]
         table.add_row(escape(rater["rater"]), str(rater["n"]), *map(escape, cells))
     return table
+
+
+def _pace(rater: Mapping[str, Any]) -> str:
+    seconds = rater["seconds"]["value"]
+    return "-" if seconds is None else f"{seconds:.1f}"
 
 
 def _shown(found: Mapping[str, Any], name: str = "value") -> str:

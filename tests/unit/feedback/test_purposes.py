@@ -8,8 +8,9 @@ import pytest
 
 from accord.errors import DataError
 from accord.feedback.adjudicated import adjudicated
+from accord.feedback.gold import gold_answers
 from accord.feedback.labels import pair_labels
-from accord.feedback.raters import rater_quality
+from accord.feedback.raters import RaterQuality, rater_quality
 from accord.feedback.votes import checked_votes, votes_of
 from accord.records import Judgement, Purpose
 
@@ -37,9 +38,12 @@ def test_checks_and_adjudications_are_no_votes() -> None:
 def test_repeats_tell_consistency_and_gold_questions_gold_and_nothing_else() -> None:
     repeats = [said(i, "ann", (2 if i % 2 else -1) * (1 if i else -1), "repeat", (1, 0)) for i in range(4)]
     gold = [said(30 + i, "ann", 3 if i < 6 else -3, "gold") for i in range(8)]
-    known = {f"i{30 + i}": 2 for i in range(8)}
-    plain = rater_quality(checked_votes(VOTES), gold=known, n_boot=20)
-    checked = rater_quality(checked_votes([*VOTES, *repeats, *gold]), gold=known, n_boot=20)
+    known = {f"i{30 + i}": ((0, 1),) for i in range(8)}
+
+    def measured(every: list[Judgement]) -> list[RaterQuality]:
+        return rater_quality(checked_votes(every), gold=gold_answers(every, known), n_boot=20)
+
+    plain, checked = measured(VOTES), measured([*VOTES, *repeats, *gold])
     assert checked[0].consistency.value == pytest.approx(3 / 4) and checked[0].consistency.n == 4
     assert checked[0].gold.accuracy.value == pytest.approx(6 / 8)
     assert plain[0].gold.accuracy.n == plain[0].consistency.n == 0
@@ -49,11 +53,13 @@ def test_repeats_tell_consistency_and_gold_questions_gold_and_nothing_else() -> 
 
 
 def test_a_repeated_gold_question_counts_once_and_who_only_answered_checks_is_there() -> None:
-    found = rater_quality(checked_votes([said(0, "dan", 1, "gold"), *VOTES]), gold={"i0": 3}, n_boot=20)
+    known = {"i0": ((0, 1),)}
+    every = [said(0, "dan", 1, "gold"), *VOTES]
+    found = rater_quality(checked_votes(every), gold=gold_answers(every, known), n_boot=20)
     dan = next(quality for quality in found if quality.rater == "dan")
     assert (dan.n, dan.gold.accuracy.n, dan.seconds.value) == (0, 1, None)
     voted = [said(0, "dan", 1), said(0, "dan", 1, "repeat")]
-    (dan,) = rater_quality(checked_votes(voted), gold={"i0": 3}, n_boot=20)
+    (dan,) = rater_quality(checked_votes(voted), gold=gold_answers(voted, known), n_boot=20)
     assert (dan.gold.accuracy.n, dan.consistency.n) == (1, 1)
 
 

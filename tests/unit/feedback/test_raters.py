@@ -10,9 +10,10 @@ from scipy import stats
 
 from accord.feedback.copying import Copying, copy_weights, find_copying
 from accord.feedback.estimates import median_estimate, share_estimate, unknown
-from accord.feedback.gold import gold_test
+from accord.feedback.gold import gold_answers, gold_test
 from accord.feedback.raters import rater_quality
 from accord.feedback.votes import Vote
+from accord.records import Judgement
 
 
 def vote(pair, rater, strength, *, left=True, seconds=20.0, item=None):
@@ -80,11 +81,21 @@ def test_consistency_is_of_texts_not_of_sides():
 
 
 def test_gold_is_known_by_slot():
-    (one,) = [vote("p", "ann", 2)]
-    other = Vote("j", "q", "ann", "q", "qa", "qb", False, True, 2, 9.0, "g")  # its first text is in slot 1
-    assert quality([one, other], gold={"p": 1, "q": -3})["ann"].gold.accuracy.value == 1
-    assert quality([one, other], gold={"p": -1, "q": 3})["ann"].gold.accuracy.value == 0
-    assert quality([vote("p", "ann", 0)], gold={"p": 1})["ann"].gold.accuracy.value == 0
+    def said(item, strength=0, *, purpose="judge", ranks=()):
+        ids = tuple(item + side for side in "cba")[: len(ranks) or 2]
+        return Judgement(
+            item + purpose, item, "ann", "human", item, ids, strength, tuple(range(len(ids))), "g", 1.0,
+            purpose=purpose, ranks=ranks,
+        )  # fmt: skip
+
+    known = {"p": ((0, 1),), "q": ((1, 0),), "r": ((0, 1), (0, 2), (1, 2))}
+    told = [said("p", 2), said("q", -1, purpose="gold"), said("r", ranks=(1, 2, 2))]
+    assert gold_answers(told, known) == {"ann": [True, True, True]}
+    told = [said("q", 1), said("p", 0), said("p", 2, purpose="repeat"), said("p", 2, purpose="adjudicate")]
+    assert gold_answers([*told, said("r", ranks=(2, 2, 1)), said("s", 1)], known) == {"ann": [False] * 3}
+    assert gold_answers([said("p", 2)], {}) == {"ann": []}
+    found = quality([], gold={"ann": [True, False]})["ann"]
+    assert (found.n, found.gold.accuracy.value, found.agreement.value) == (0, 0.5, None)
 
 
 def honest(rater, n=60, seed=0, **settings):
@@ -109,7 +120,9 @@ def test_flags_and_their_evidence():
     assert flag.kind == "speed" and "median of 2.0 s per answer, the team's is 20.0 s" in flag.evidence
     lengths = {f"p{i}{side}": 4000.0 for i in range(60) for side in "ab"}
     assert all("60 of 60" in q.flags[0].evidence for q in quality(team, lengths=lengths).values())
-    gold = {f"p{i}": (-1) ** i for i in range(60)}
+    gold: dict[str, list[bool]] = {}
+    for v in team + same:
+        gold.setdefault(v.rater, []).append(v.strength * (-1) ** int(v.item_id[1:]) > 0)
     assert [f.kind for f in quality(team + same, gold=gold)["zed"].flags] == [
         "agreement",
         "gold",

@@ -337,7 +337,7 @@ def test_what_is_disputed(ledger: Ledger) -> None:
     full = [each if None in key else (*each, each[-1]) for key, each in zip(SAID, said, strict=True)]
     project = disputed(ledger, full)
     with ledger.reading() as connection:
-        found = adjudication.disputed(connection, project.id)
+        found = adjudication.disputed(connection, project)
     ids = [queue.item_id_of(question.group) for question in questions(len(SAID))]
     assert [id_ in found for id_ in ids] == list(SAID.values())
 
