@@ -129,8 +129,8 @@ MUTANTS = [
     ),
     Mutant(
         "web/api_rater.py",
-        "annotator_id != account.annotator_id or project_id is None:",
-        "project_id is None:",
+        "if found is None or found[0] != account.annotator_id:",
+        "if found is None:",
         f"{ACCESS} -k own_project",
         "answering for others",
     ),
