@@ -202,7 +202,7 @@ MUTANTS = [
         "stages/methods.py",
         "return len(lengths) / 2",
         "return len(lengths) * 2",
-        f"{STAGES} -k pairs",
+        "tests/unit/stages/test_credit_of_methods.py -k divided",
         "pairs",
     ),
     Mutant(

@@ -209,3 +209,19 @@ def test_a_gradient_outside_the_answers_stops_the_run() -> None:
     watch(outside_CT, mask_CT)
     with pytest.raises(NumericsError, match="no token of an answer"):
         outside_CT.sum().backward()
+
+
+def test_what_a_steps_loss_is_divided_by() -> None:
+    """Tokens, answers, or pairs of answers."""
+    counts = {m.name: m.count(None, LENGTHS) for c, m in METHODS.items() if c is not GrpoConfig}
+    assert counts == {
+        "ppo": 10,
+        "ppo-lagrangian": 10,
+        "rloo": 4,
+        "reinforce++": 10,
+        "online-dpo": 2,
+        "xpo": 2,
+    }
+    for loss_type, count in (("grpo", 4), ("dapo", 10), ("dr_grpo", 4 * 7)):
+        config = GrpoConfig.model_validate({**FILES, "loss_type": loss_type, "max_new_tokens": 7})
+        assert METHODS[GrpoConfig].count(config, LENGTHS) == count
