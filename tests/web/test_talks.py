@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from accord.errors import ConfigError
-from accord.ledger import answers, projects, queue, store, talks
+from accord.ledger import projects, queue, store, talks
 from accord.ledger.database import utc_now
 from accord.ledger.queue import later
-from accord.ledger.schema import item, message
+from accord.ledger.schema import item
 from accord.ledger.verify import verify
 from accord.records import Question
 from accord.web import api_talks, policies
@@ -30,7 +30,7 @@ from accord.web.policies import turn_seed
 from accord.web.render import render_text
 from web.conftest import Visits
 from web.hostile import LINKS, SCRIPTS
-from web.world import Visit, World, open_site, stub_policies
+from web.world import PASSWORD, Visit, World, open_site, stub_policies
 
 KEYS = (f"talk-key-{n:06}" for n in range(10**6))
 
@@ -269,20 +269,35 @@ def test_nothing_begins_without_consent_and_the_words_agreed_to_are_kept(
     talk = visit("rater").post(path, {"consent": True}).json()["talk"]
     with site.ledger.reading() as connection:
         begun = store.read_prompts(connection, [talk])[talk].messages[0].content
-    assert api_talks.CONSENT[2] in begun and "cannot be erased" in api_talks.CONSENT[2]
+    assert api_talks.CONSENT[2] in begun and "You can have it erased" in api_talks.CONSENT[2]
 
 
-def test_what_withdrawal_does_to_talks(talker: Talker, site: Site, world: World) -> None:
-    """As the rater was told: later releases have nothing of it; the ledger keeps the conversation."""
-    talker.judge(talker.say("My own words").json(), 3)
-    with site.ledger.writing() as connection:
-        annotator = _annotator(connection, world, "rater")
-        answers.withdraw(connection, annotator, "all", utc_now())
-        assert verify(connection).problems == ()
-        said = list(connection.execute(select(message.c.content)).scalars())
+@pytest.mark.parametrize("scope", ["text", "all"])
+def test_withdrawing_what_one_wrote_erases_talks(
+    talker: Talker, visit: Visits, site: Site, tmp_path: Path, scope: str
+) -> None:
+    """As the rater was told: nothing of it is in the file, and nothing of it in later releases."""
+    question = talker.say("My own words").json()
+    talker.judge(question, 3)
+    talker.say("And some more of mine")
+    words = ["My own words", "more of mine", *(answer["text"] for answer in question["answers"])]
+
+    def there() -> list[str]:
+        held = b"".join(file.read_bytes() for file in sorted(tmp_path.glob("ledger.sqlite*")))
+        return [word for word in words if word.encode() in held]
+
+    assert there() == words
+    counted = visit("rater").get("/api/v1/account/withdraw").json()
+    assert counted["texts"] == 3, "a comment and two messages"
+    body = {"scope": scope, "password": PASSWORD}
+    reply = visit("rater").post("/api/v1/account/withdraw", body).json()
+    assert reply["done"] == {"accounts": 1, "texts": 3, "judgements": 2 if scope == "all" else 1}
+    assert there() == []
+    assert site.ledger.verify().problems == ()
+    with site.ledger.reading() as connection:
         live = select(item.c.id).where(item.c.reason.like("live talk %"))
         items = list(connection.execute(live).scalars())
-    assert "My own words" in said
+    assert len(items) == 2
     with pytest.raises(Exception, match="empty"):
         site.ledger.release("later", item_ids=items)
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, groups, judging, lineage
+from accord.ledger import audit, groups, judging, lineage, talks
 from accord.ledger.judging import Said
 from accord.ledger.schema import assignment, judgement, release, release_row
 from accord.ledger.spans import SPAN, Span, check_spans, check_within, read_key
@@ -185,8 +185,10 @@ def read_answers(connection: Connection, judgement_ids: Iterable[str]) -> dict[s
 def withdraw(connection: Connection, annotator_id: str, scope: str, now: str) -> dict[str, int]:
     """Erase who a person is, also what she wrote, or also take all her judgements out of every later release.
 
-    The pseudonym stays, so that the record of what was trained on what stays whole. Each scope includes those
-    before it: identity, text, all. Returns what was done. Erased bytes leave the file with `Ledger.compact`.
+    What she wrote are texts beside judgements, and her talks: of these the answers go too, which may repeat
+    her words, and the judgements count no longer. The pseudonym stays, so that the record of what was trained
+    on what stays whole. Each scope includes those before it: identity, text, all. Returns what was done.
+    Erased bytes leave the file with `Ledger.compact`.
     """
     if scope not in SCOPES:
         raise LedgerError(f"withdrawal {scope!r} is not one of {', '.join(SCOPES)}")
@@ -197,10 +199,13 @@ def withdraw(connection: Connection, annotator_id: str, scope: str, now: str) ->
         written = answer.c.judgement_id.in_(judgements) & answer.c.body.is_not(None)
         gone = update(answer).where(written).values(body=None, salt=None)
         counts["texts"] = connection.execute(gone).rowcount
+        said = talks.erase(connection, talks.begun_by(connection, annotator_id), now)
+        counts["texts"] += said.questions
+        counts["judgements"] += said.judgements
     if scope == "all":
         active = judgement.c.id.in_(judgements) & (judgement.c.status == "active")
         taken_back = update(judgement).where(active).values(status="withdrawn")
-        counts["judgements"] = connection.execute(taken_back).rowcount
+        counts["judgements"] += connection.execute(taken_back).rowcount
         leased = update(assignment).where(mine, assignment.c.state == "leased")
         connection.execute(leased.values(state="expired"))
     row = {"id": secrets.token_hex(8), "annotator_id": annotator_id, "scope": scope, "created_at": now}

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, licences, lineage, projects, queue, rankings, store
+from accord.ledger import answers, erasure, licences, lineage, projects, queue, rankings, store
 from accord.ledger.answers import FLAG, RATING, Part
 from accord.ledger.judging import SETTLING
 from accord.ledger.schema import judgement
@@ -287,7 +287,7 @@ def add_preferences(
     found = projects.add_questions(connection, project_id, questions, now)
     if gold:
         decided = _decided([queue.item_id_of(q.group) for q in questions], rows)
-        mine = set(projects.item_ids(connection, project_id))
+        mine = set(projects.item_ids(connection, project_id)) - erasure.erased(connection, "item")
         decided = {item_id: row for item_id, row in decided.items() if item_id in mine}
         groups = store.read_groups(connection, decided)
         projects.set_gold(connection, _known(groups, decided), now)

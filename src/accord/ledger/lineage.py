@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from accord.errors import LedgerError
-from accord.ledger import audit, judging, rankings, schema
+from accord.ledger import audit, erasure, judging, rankings, schema
 from accord.ledger.judging import read_judgements
 from accord.ledger.store import chunks, read_completions, read_prompts
 from accord.records import Judgement, Preference, content_hash
@@ -101,8 +101,11 @@ def _members(connection: Connection, release_id: str) -> list[Judgement]:
 
 
 def release_judgements(connection: Connection, name: str) -> list[Judgement]:
+    """Without those whose question was erased since."""
     find = find_release(connection, name)
-    return read_judgements(connection, ids=find.judgement_ids, include_superseded=True)
+    found = read_judgements(connection, ids=find.judgement_ids, include_superseded=True)
+    gone = erasure.erased(connection, "item", {judged.item_id for judged in found})
+    return [judged for judged in found if judged.item_id not in gone]
 
 
 def release_preferences(connection: Connection, name: str) -> list[Preference]:

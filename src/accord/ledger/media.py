@@ -19,6 +19,7 @@ from sqlalchemy import Column, Connection, ForeignKey, LargeBinary, Table, Text,
 from accord.ledger import audit
 from accord.ledger.schema import metadata
 from accord.ledger.store import chunks
+from accord.ledger.team_schema import erasure
 
 SCHEME = "accord-media:"
 REFERENCE = re.compile(rf"{SCHEME}([0-9a-f]{{64}})(?![0-9a-f])")
@@ -56,8 +57,13 @@ def references(texts: Iterable[str]) -> set[str]:
 
 
 def add_media(connection: Connection, project_id: str, found: Iterable[Medium], now: str) -> int:
-    """Store media and let the project's members see them; how many were new to the project."""
+    """Store media and let the project's members see them; how many were new to the project.
+
+    What was erased does not come back.
+    """
     by_id = {medium.id: medium for medium in found}
+    for id_ in _erased(connection, project_id, by_id):
+        del by_id[id_]
     known = _known(connection, by_id)
     mine = types_in(connection, project_id, by_id)
     new: list[dict[str, Any]] = [
@@ -81,6 +87,15 @@ def _known(connection: Connection, ids: Iterable[str]) -> set[str]:
         id_
         for some in chunks(ids)
         for id_ in connection.execute(select(media.c.id).where(media.c.id.in_(some))).scalars()
+    }
+
+
+def _erased(connection: Connection, project_id: str, ids: Iterable[str]) -> set[str]:
+    of = {**{id_: id_ for id_ in ids}, **{f"{project_id}:{id_}": id_ for id_ in ids}}
+    return {
+        of[row.object_id]
+        for some in chunks(of)
+        for row in connection.execute(select(erasure.c.object_id).where(erasure.c.object_id.in_(some)))
     }
 
 

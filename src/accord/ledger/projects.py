@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, case, exists, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, prepared, queue, store
+from accord.ledger import audit, erasure, prepared, queue, store
 from accord.ledger.schema import annotator, assignment, guideline_version, item, judgement
 from accord.ledger.team_schema import (
     account,
@@ -187,10 +187,12 @@ def add_questions(
 ) -> tuple[int, int]:
     """Ask them in this project: how many are new to it, and how many were in this or another one already.
 
-    A question of another project stays as that project asked it.
+    A question of another project stays as that project asked it, and what was erased stays away.
     """
-    home = _projects_of_items(connection, [queue.item_id_of(question.group) for question in questions])
-    free = [q for q in questions if home.get(queue.item_id_of(q.group), project_id) == project_id]
+    asked = [queue.item_id_of(question.group) for question in questions]
+    home, gone = _projects_of_items(connection, asked), erasure.refused(connection, questions, asked)
+    mine = {id_ for id_ in asked if home.get(id_, project_id) == project_id} - gone
+    free = [question for id_, question in zip(asked, questions, strict=True) if id_ in mine]
     ids = dict.fromkeys(queue.ask(connection, free, now))
     new = [item_id for item_id in ids if item_id not in home]
     _include(connection, project_id, new, priority)
@@ -315,7 +317,7 @@ def sources(connection: Connection, project_id: str) -> list[dict[str, Any]]:
 
 
 def members(connection: Connection, project_id: str) -> list[dict[str, Any]]:
-    """Everybody with a role, or who once had one and judged."""
+    """Everybody with a role."""
     seen = select(func.max(session.c.last_seen_at)).where(session.c.account_id == account.c.id)
     answered = (
         select(func.count())

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, prepared, rankings
+from accord.ledger import audit, erasure, prepared, rankings
 from accord.ledger.assigned import Assignment, Place, Rater, Wanted
 from accord.ledger.prepared import LIVE
 from accord.ledger.schema import annotator, assignment, item, item_candidate, presentation
@@ -65,13 +65,24 @@ def item_detail(row: Mapping[str, Any], completion_ids: Sequence[str]) -> list[A
 
 
 def ask(connection: Connection, questions: Sequence[Question], now: str) -> list[str]:
-    """Make an item of each question that was not asked before; a larger overlap reopens an old one."""
+    """Make an item of each question that was not asked before; a larger overlap reopens an old one.
+
+    One that was erased stays so. Raises LedgerError for a new one with an answer or medium that was erased.
+    """
     for question in questions:
         _check_question(question)
-    add_groups(connection, [question.group for question in questions], now)
     ids = [item_id_of(question.group) for question in questions]
+    gone = erasure.refused(connection, questions, ids)
+    if new := gone - erasure.erased(connection, "item", gone):
+        raise LedgerError(
+            f"question {min(new)} holds an answer or a medium that was erased at somebody's request and does "
+            "not come in again; leave it out"
+        )
+    questions = [question for id_, question in zip(ids, questions, strict=True) if id_ not in gone]
+    add_groups(connection, [question.group for question in questions], now)
     wanted: dict[str, Question] = {}
-    for item_id, question in zip(ids, questions, strict=True):
+    for question in questions:
+        item_id = item_id_of(question.group)
         if item_id not in wanted or question.overlap > wanted[item_id].overlap:
             wanted[item_id] = question
     old = {
@@ -348,6 +359,8 @@ def require_place(connection: Connection, found: Place, rater: Rater) -> None:
     if found.purpose == "judge" and not taken:
         full = select(prepared.places_taken() >= item.c.target_overlap).where(item.c.id == found.item_id)
         taken = bool(connection.execute(full).scalar_one())
+    if erasure.erased(connection, "item", [found.item_id]):
+        raise LedgerError(f"assignment {found.id}: its question was erased; lease the next item")
     if taken:
         raise LedgerError(
             f"assignment {found.id}: the lease ran out and the place was given to another answer; lease the "

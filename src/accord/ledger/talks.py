@@ -11,18 +11,26 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import projects, queue, store
+from accord.ledger import audit, erasure, projects, queue, store
 from accord.ledger.prepared import LIVE_TALK
 from accord.ledger.projects import Project
 from accord.ledger.queue import Assignment
-from accord.ledger.schema import assignment, item, judgement, preference, prompt
+from accord.ledger.schema import (
+    assignment,
+    item,
+    judgement,
+    message,
+    preference,
+    prompt,
+    prompt_message,
+)
 from accord.records import Completion, Group, Message, Prompt, Question, content_hash
 
 BEGUN = "talk"  # the role of the message that records how a talk began
@@ -73,6 +81,9 @@ def begin(
 
 
 def find(connection: Connection, talk_id: str) -> Talk | None:
+    """None where there is no such talk, or it was erased."""
+    if erasure.erased(connection, "prompt", [talk_id]):
+        return None
     found = store.read_prompts(connection, [talk_id]).get(talk_id)
     if found is None or not found.messages or found.messages[0].role != BEGUN:
         return None
@@ -149,6 +160,8 @@ def add_turn(
     """
     n, key, said = turn
     completions, base_models = drawn
+    if find(connection, talk.id) is None:
+        raise LedgerError("this talk was erased")
     before = turns(connection, talk)
     if len(before) != n - 1 or (before and before[-1].said is None):
         raise LedgerError("this talk went on in another window; load the page again")
@@ -189,7 +202,55 @@ def talks_of(connection: Connection, project_id: str, annotator_id: str) -> list
         about["began_at"] = talk.began_at if talk else ""
         words = (m.content for m in prompts[about["first"]].messages if m.role == "user")
         about["first"] = next(words, "")
-    return newest
+    return [about for about in newest if about["began_at"]]
 
 
-__all__ = ["MOST_TURNS", "Talk", "Turn", "add_turn", "begin", "conversation", "find", "talks_of", "turns"]
+# Erasing
+
+
+def begun_by(connection: Connection, annotator_id: str) -> list[str]:
+    """The talks of a person, with a turn or without."""
+    said = f'"annotator":{store.canonical_json(annotator_id)}'
+    joined = prompt_message.join(message, message.c.id == prompt_message.c.message_id)
+    rows = (
+        select(prompt_message.c.prompt_id)
+        .select_from(joined)
+        .where(prompt_message.c.position == 0, message.c.role == BEGUN, message.c.content.contains(said))
+    )
+    return sorted(connection.execute(rows).scalars())
+
+
+def turns_of(connection: Connection, talk_ids: Iterable[str]) -> list[str]:
+    """The questions of talks."""
+    return [
+        id_
+        for talk_id in talk_ids
+        for id_ in connection.execute(
+            select(item.c.id).where(item.c.reason.like(f"{LIVE_TALK}{talk_id} %"))
+        ).scalars()
+    ]
+
+
+def erase(
+    connection: Connection, talk_ids: Iterable[str], now: str, *, actor: str = audit.SYSTEM
+) -> erasure.Erased:
+    """Erase all that was said in talks. The record of who agreed to which words stays."""
+    ids = list(talk_ids)
+    erasure.erase_prompts(connection, ids, now, first=1, actor=actor)
+    return erasure.erase_items(connection, turns_of(connection, ids), now, actor=actor)
+
+
+__all__ = [
+    "MOST_TURNS",
+    "Talk",
+    "Turn",
+    "add_turn",
+    "begin",
+    "begun_by",
+    "conversation",
+    "erase",
+    "find",
+    "talks_of",
+    "turns",
+    "turns_of",
+]

@@ -14,6 +14,7 @@ from accord.errors import LedgerError
 from accord.ledger import (
     answers,
     audit,
+    erasure,
     groups,
     judging,
     known,
@@ -46,6 +47,7 @@ def verify(connection: Connection) -> VerifyReport:
         _texts,
         answers.damaged,
         media.damaged,
+        erasure.left_over,
         groups.damaged,
         _chain,
         _objects,
@@ -117,14 +119,16 @@ def _texts(connection: Connection) -> Iterator[str]:
         if content_hash([row.role, row.content]) != row.id:
             yield f"message {row.id}: the text does not match its id"
     ids = connection.execute(select(schema.prompt.c.id)).scalars().all()
+    gone = erasure.erased(connection, "prompt")
     for prompt_id, prompt in store.read_prompts(connection, ids).items():
-        if prompt.id != prompt_id:
+        if prompt.id != prompt_id and prompt_id not in gone:
             yield f"prompt {prompt_id}: its messages do not match its id"
     ids = connection.execute(select(schema.completion.c.id)).scalars().all()
+    gone = erasure.erased(connection, "completion")
     for completion_id, completion in store.read_completions(connection, ids).items():
-        if completion.id != completion_id:
+        if completion.id != completion_id and completion_id not in gone:
             yield f"completion {completion_id}: its text or origin does not match its id"
-    for row in connection.execute(select(schema.completion)):
+    for row in connection.execute(select(schema.completion).where(schema.completion.c.id.not_in(gone))):
         if store.tokens_sha256(row.token_ids, row.logps, row.finish_reason) != row.tokens_sha256:
             yield f"completion {row.id}: its tokens or log-probabilities were changed"
 
@@ -151,7 +155,8 @@ def _objects(connection: Connection) -> Iterator[str]:
             yield f"{key[0]} {key[1]} has no audit entry"
         elif entry != content_hash(detail):
             yield f"{key[0]} {key[1]} does not match its audit entry"
-    for name, id_ in recorded:
+    gone = {(name, id_) for name in ("media", "project_media") for id_ in erasure.erased(connection, name)}
+    for name, id_ in recorded.keys() - gone:
         yield f"{name} {id_} is in the audit trail, but not in the ledger"
 
 
@@ -184,6 +189,7 @@ def _details(connection: Connection) -> Iterator[tuple[tuple[str, str], Any]]:
     yield from licences.details(connection)
     yield from reservations.details(connection)
     yield from media.details(connection)
+    yield from erasure.details(connection)
 
 
 def _judgements(connection: Connection) -> list[Judgement]:
@@ -214,12 +220,13 @@ def _items(connection: Connection) -> Iterator[str]:
     numbers = numbers.group_by(states.item_id, states.state)
     for item_id, state, number in connection.execute(numbers):
         taken[item_id, state] = number
+    gone = erasure.erased(connection, "item")
     for row in connection.execute(select(schema.item)):
         submitted = taken.get((row.id, "submitted"), 0)
         live = submitted + taken.get((row.id, "leased"), 0)
         if live > row.target_overlap:
             yield f"item {row.id} has {live} answers given or under way, and wants {row.target_overlap}"
-        if (row.state == "done") != (submitted >= row.target_overlap):
+        if (row.state == "done") != (submitted >= row.target_overlap or row.id in gone):
             yield f"item {row.id} is {row.state} with {submitted} of {row.target_overlap} answers"
 
 
@@ -239,12 +246,13 @@ def _preferences(connection: Connection) -> Iterator[str]:
 
 
 def _statuses(connection: Connection) -> Iterator[str]:
-    columns = select(schema.judgement, schema.assignment.c.annotator_id).join(schema.assignment)
+    who = schema.assignment.c
+    columns = select(schema.judgement, who.annotator_id, who.item_id).join(schema.assignment)
     rows = connection.execute(columns).all()
     superseded = {row.supersedes_id for row in rows}
-    withdrawn = answers.withdrawn_annotators(connection)
+    withdrawn, gone = answers.withdrawn_annotators(connection), erasure.erased(connection, "item")
     for row in rows:
-        expected = "withdrawn" if row.annotator_id in withdrawn else "active"
+        expected = "withdrawn" if row.annotator_id in withdrawn or row.item_id in gone else "active"
         expected = "superseded" if row.id in superseded else expected
         if row.status != expected:
             yield f"judgement {row.id} is {row.status}, but should be {expected}"

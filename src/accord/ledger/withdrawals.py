@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, func, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, lineage
+from accord.ledger import answers, erasure, lineage, talks
 from accord.ledger.judging import read_judgements
 from accord.ledger.schema import annotator, assignment, judgement, release, release_row
 from accord.ledger.team_schema import account, answer, membership, project_item, withdrawal
@@ -30,9 +30,15 @@ def preview(connection: Connection, annotator_id: str) -> dict[str, Any]:
     texts = select(func.count()).where(answer.c.judgement_id.in_(mine), answer.c.body.is_not(None))
     return {
         "answers": count(select(func.count()).select_from(counted)),
-        "texts": count(texts),
+        "texts": count(texts) + len(_said(connection, annotator_id)),
         **answers.affected(connection, annotator_id),
     }
+
+
+def _said(connection: Connection, annotator_id: str) -> set[str]:
+    """Her messages in talks, by the question that each became."""
+    said = talks.turns_of(connection, talks.begun_by(connection, annotator_id))
+    return set(said) - erasure.erased(connection, "item", said)
 
 
 def project_withdrawals(connection: Connection, project_id: str) -> list[dict[str, Any]]:
@@ -91,29 +97,29 @@ def _held(connection: Connection, given: dict[str, list[str]]) -> dict[str, dict
 
 
 def to_do(connection: Connection, project_id: str) -> list[dict[str, Any]]:
-    """Releases of a project that hold answers of people who took back all of theirs, the newest first.
+    """Releases of a project with answers that were taken back or whose question was erased, newest first.
 
     `taken_back` of `rows` rows; `successors` are releases with the others of its rows and none that was taken
     back; `suggestion` is a free name for another one. `models` rest on the release, `retrained` ones on a
     successor and not on it. `mine`: no row is of another project.
     """
-    gone = answers.withdrawn_annotators(connection)
+    gone = _Gone(connection)
     rows = _rows_by_release(connection)
     of_project = select(project_item.c.item_id).where(project_item.c.project_id == project_id)
     here = set(connection.execute(of_project).scalars())
     clean = {
         release_id: {row.assignment for row in some}
         for release_id, some in rows.items()
-        if not any(row.rater in gone for row in some)
+        if not any(row in gone for row in some)
     }
     found = []
     for made in connection.execute(select(release).order_by(release.c.created_at.desc(), release.c.name)):
         some = rows.get(made.id, [])
-        taken_back = sum(row.rater in gone and row.item in here for row in some)
+        taken_back = sum(row in gone and row.item in here for row in some)
         if not taken_back:
             continue
         # a later revision of an answer stands for it: what matters is who answered which question
-        kept = {row.assignment for row in some if row.rater not in gone}
+        kept = {row.assignment for row in some if row not in gone}
         later = [release_id for release_id, held in clean.items() if kept and kept <= held]
         models = lineage.models_of_release(connection, made.id)
         again = {m for release_id in later for m in lineage.models_of_release(connection, release_id)}
@@ -138,6 +144,17 @@ class Row(NamedTuple):
     assignment: str
     rater: str
     item: str
+
+
+class _Gone:
+    """The rows that were taken back, by their rater or with their question."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.raters = answers.withdrawn_annotators(connection)
+        self.items = erasure.erased(connection, "item")
+
+    def __contains__(self, row: Row) -> bool:
+        return row.rater in self.raters or row.item in self.items
 
 
 def _rows_by_release(connection: Connection) -> dict[str, list[Row]]:
@@ -167,8 +184,9 @@ def make_successor(connection: Connection, of: str, name: str, now: str) -> line
     Raises LedgerError when none was, or when nothing would be left.
     """
     held = lineage.find_release(connection, of).judgement_ids
-    gone = answers.withdrawn_annotators(connection)
-    columns = select(judgement.c.id).join(assignment).where(assignment.c.annotator_id.in_(gone))
+    raters = assignment.c.annotator_id.in_(answers.withdrawn_annotators(connection))
+    questions = assignment.c.item_id.in_(erasure.ids_of("item"))
+    columns = select(judgement.c.id).join(assignment).where(raters | questions)
     taken_back = set(connection.execute(columns).scalars())
     kept = [judgement_id for judgement_id in held if judgement_id not in taken_back]
     if len(kept) == len(held):

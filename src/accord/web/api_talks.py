@@ -37,9 +37,9 @@ LONGEST_OPENING = 2000
 CONSENT = (
     "What you write is stored as you write it, with both answers and your judgement, under your pseudonym.",
     "It is used to train and to test models. Whoever manages this project can read it.",
-    "It cannot be erased from the ledger: the conversation is part of the question that you judge. If you "
-    "take back all that you judged (page Account), your talks leave every later export and release; copies "
-    "made before, and models trained on them, stay as they are.",
+    "You can have it erased: take back what you wrote (page Account), and your messages, the answers to them "
+    "and what you said about them leave this ledger and every later export and release. Copies made before, "
+    "and models trained on them, stay as they are.",
     "So write nothing that tells who you or others are.",
 )
 
