@@ -2,6 +2,7 @@
 
     python benchmarks/leases.py                    # 50 raters, 1,000 questions, 3 answers each, on SQLite
     python benchmarks/leases.py --pause 1          # each rater takes a second over a question
+    python benchmarks/leases.py --postgres         # on a PostgreSQL server of its own
     python benchmarks/leases.py --db postgresql://accord@/empty?host=/tmp
 
 Prints how long a lease and a judgement take as the raters see it, and checks the promises: every question has
@@ -22,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -35,6 +36,8 @@ from accord.ledger.database import utc_now
 from accord.records import Completion, Group, Prompt, Question
 
 FORM = {"flags": [], "attributes": [], "comment": False, "edit": False, "both_bad": True}
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+DURABLE = ("listen_addresses=", "max_connections=100")  # no shortcuts: each commit waits for the disk
 WANT = 2  # the question on the screen and the next one, as in the browser
 
 
@@ -183,6 +186,16 @@ def problems(db: str, raters: Sequence[Rater], overlap: int) -> list[str]:
     return found
 
 
+def _database(chosen: argparse.Namespace, stack: ExitStack) -> str:
+    if chosen.postgres:
+        sys.path.insert(0, str(TESTS))
+        from postgres_server import running
+
+        return str(stack.enter_context(running(DURABLE))())
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    return chosen.db or os.fspath(Path(folder) / "ledger.sqlite")
+
+
 def _line(name: str, seconds: Sequence[float]) -> str:
     cuts = quantiles(seconds, n=100)
     p50, p95, p99 = (1000 * cuts[i - 1] for i in (50, 95, 99))
@@ -192,13 +205,14 @@ def _line(name: str, seconds: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--db", help="an empty database's URL or a new file (default: a temporary file)")
+    parser.add_argument("--postgres", action="store_true", help="start a PostgreSQL server for this")
     parser.add_argument("--raters", type=int, default=50)
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that a rater takes, on average")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        db, port = chosen.db or os.fspath(Path(folder) / "ledger.sqlite"), free_port()
+    with ExitStack() as stack:
+        db, port = _database(chosen, stack), free_port()
         raters = prepare(
             db, raters=chosen.raters, questions=chosen.questions, overlap=chosen.overlap, port=port,
             pause=chosen.pause,

@@ -11,7 +11,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def unprivileged() -> str | None:
 
 
 @contextmanager
-def running() -> Iterator[Callable[[], str]]:
+def running(settings: Sequence[str] = SETTINGS) -> Iterator[Callable[[], str]]:
     """A function that makes an empty database and gives its URL."""
     bin_folder, user = programs(), unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="accord-pg-", dir="/tmp"))  # a socket's path must be short
@@ -70,7 +70,7 @@ def running() -> Iterator[Callable[[], str]]:
 
     try:
         call("initdb", "-D", data, "-U", "accord", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
-        options = " ".join(f"-c {setting}" for setting in SETTINGS)
+        options = " ".join(f"-c {setting}" for setting in settings)
         call("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", f"{options} -k {folder}", "start")
         try:
             yield new_database

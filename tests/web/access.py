@@ -141,6 +141,7 @@ ACCESS: dict[str, Access] = {
     f"GET {API}{P}/queues": Access(MANAGE, None, "read"),
     f"POST {API}{P}/queues": Access(NO_RATER, {"reason": "import", "raters": ["no such"]}, "manage"),
     f"DELETE {API}{P}/queues/{{queue_id}}": Access(NO_SOURCE, None, "manage"),
+    f"POST {API}{P}/erasures": Access(NO_SOURCE, {"reason": "no such", "password": PASSWORD}),
     f"POST {API}{P}/withdrawals/successor": Access(NO_RELEASE, {"release": "r", "name": "s"}, "manage"),
     f"GET {API}{P}/export/{{format}}": Access(MANAGE, None, "read"),
     f"GET {API}/judgements/{{judgement_id}}/why": Access(MANAGE, None, "read"),

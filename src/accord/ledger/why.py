@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from accord.errors import LedgerError
-from accord.ledger import answers, lineage, prepared, store
+from accord.ledger import answers, erasure, lineage, prepared, store
 from accord.ledger.judging import assignment_of, read_judgements
 from accord.ledger.schema import guideline_version, item, judgement, release, release_row, training_input
 from accord.records import Judgement
@@ -35,6 +35,7 @@ def why_judgement(connection: Connection, judgement_id: str) -> dict[str, Any]:
         "item": judged.item_id,
         "asked_because": asked.reason,
         "purpose": judged.purpose,
+        "erased": bool(erasure.erased(connection, "item", [judged.item_id])),
         "prompt": [{"role": m.role, "text": m.content} for m in prompt.messages],
         "source": prompt.source,
         "answers": _answers(connection, judged),

@@ -93,6 +93,14 @@ def _held(connection: Connection, given: dict[str, list[str]]) -> dict[str, dict
     return dict(found)
 
 
+def erased_questions(connection: Connection, project_id: str) -> int:
+    """How many questions of a project were erased."""
+    mine = select(func.count()).where(
+        project_item.c.project_id == project_id, project_item.c.item_id.in_(erasure.ids_of("item"))
+    )
+    return int(connection.execute(mine).scalar_one())
+
+
 # What remains to be done
 
 
@@ -197,4 +205,4 @@ def make_successor(connection: Connection, of: str, name: str, now: str) -> line
     return lineage.freeze(connection, name, judgements, now)
 
 
-__all__ = ["make_successor", "preview", "project_withdrawals", "to_do"]
+__all__ = ["erased_questions", "make_successor", "preview", "project_withdrawals", "to_do"]

@@ -61,7 +61,7 @@ def change_password(request: Request, account: SignedIn, body: PasswordBody) -> 
     """A new password ends every session and token, and starts a new session here."""
     site = site_of(request)
     hashed = site.hash_password(new_password(body.new))
-    _prove(request, account, body.old)
+    prove(request, account, body.old)
     with site.ledger.writing() as connection:
         accounts.set_password(connection, account.id, hashed)
         accounts.end_sessions(connection, account.id)
@@ -72,7 +72,7 @@ def change_password(request: Request, account: SignedIn, body: PasswordBody) -> 
     return response
 
 
-def _prove(request: Request, account: Account, password: str) -> None:
+def prove(request: Request, account: Account, password: str) -> None:
     """A stolen session is not enough for this. Raises RefusedError."""
     try:
         check_password(site_of(request), address_of(request), account.login, password)
@@ -99,7 +99,7 @@ def end_session(request: Request, account: SignedIn, session_id: str) -> dict[st
 @router.post("/account/tokens")
 def add_token(request: Request, account: SignedIn, body: TokenBody) -> dict[str, str]:
     """A token for a program that acts as you, shown this once. It outlives sessions: prove yourself."""
-    _prove(request, account, body.password)
+    prove(request, account, body.password)
     with site_of(request).ledger.writing() as connection:
         token_id, token, expires_at = tokens.add_token(
             connection, account.id, body.name, body.scopes, seconds=body.days * DAY, now=utc_now()
@@ -118,7 +118,7 @@ def end_token(request: Request, account: SignedIn, token_id: str) -> dict[str, A
 @router.post("/account/withdraw")
 def withdraw(request: Request, account: SignedIn, body: WithdrawBody) -> dict[str, Any]:
     """Take back who you are, also what you wrote, or also all that you judged. There is no way back."""
-    _prove(request, account, body.password)
+    prove(request, account, body.password)
     site = site_of(request)
     with site.ledger.writing() as connection:
         affected = answers.affected(connection, account.annotator_id)

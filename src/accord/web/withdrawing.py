@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import HTMLResponse
 
-from accord.ledger import withdrawals
+from accord.ledger import reservations, withdrawals
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
 from accord.web.auth import Member, RefusedError, needs, not_found, signed_in, site_of
@@ -44,7 +44,11 @@ def withdraw_preview(request: Request, account: SignedIn) -> dict[str, Any]:
 
 @router.get("/projects/{project_id}/withdrawals", include_in_schema=False)
 def withdrawals_page(request: Request, who: Manager) -> HTMLResponse:
-    return page(request, "withdrawals.html", who=who, admin=who.account.admin, **_found(request, who))
+    with site_of(request).ledger.reading() as connection:
+        reasons = reservations.reasons(connection, who.project.id)
+        erased = withdrawals.erased_questions(connection, who.project.id)
+    more: dict[str, Any] = {"admin": who.account.admin, "reasons": reasons, "erased": erased}
+    return page(request, "withdrawals.html", who=who, **more, **_found(request, who))
 
 
 @router.get("/api/v1/projects/{project_id}/withdrawals")
