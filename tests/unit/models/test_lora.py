@@ -19,7 +19,11 @@ def adapted(kind: str, **settings: Any) -> Any:
     torch.manual_seed(3)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=3, lora_alpha=7, target_modules=targets, init_lora_weights=False, **settings)
-    return get_peft_model(KINDS[kind]().double(), config).double()
+    model = KINDS[kind]().double()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # which a fresh model has at 0
+            nn.init.normal_(parameter)
+    return get_peft_model(model, config).double()
 
 
 def outcome(model: Any) -> list[Tensor]:
@@ -70,6 +74,17 @@ def test_what_it_does_not_know_is_left_to_peft(settings: dict[str, Any]) -> None
     fuse(model)
     for own, peft in zip(outcome(model), theirs, strict=True):
         assert torch.equal(own, peft)
+
+
+def test_what_is_disabled_is_not_added() -> None:
+    model = adapted("llama")
+    ids_BL = torch.ones(1, 2, dtype=torch.long)
+    with torch.no_grad(), model.disable_adapter():
+        bare = model(input_ids=ids_BL).logits
+        fuse(model)
+        assert torch.equal(model(input_ids=ids_BL).logits, bare)
+    with torch.no_grad():
+        assert not torch.equal(model(input_ids=ids_BL).logits, bare)
 
 
 def test_two_adapters_at_once_and_none_are_left_to_peft() -> None:
