@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -242,3 +243,36 @@ def test_a_run_names_the_rows_that_it_left_out(
     assert len(named) == min(n_bad, 20)
     more = f"and 5 more; `accord check {demonstrations} --kind demonstrations` lists them all"
     assert (more in outcome.err) == (n_bad == 25)
+
+
+def test_people_compare_two_policies(accord: Any, tmp_path: Path) -> None:
+    def row(question: str, before: str, after: str) -> dict[str, Any]:
+        versions = {"policy_before": "old", "policy_after": "new"}
+        return {
+            "messages": [{"role": "user", "content": question}],
+            **versions,
+            "before": before,
+            "after": after,
+        }
+
+    same, ledger = tmp_path / "same.json", tmp_path / "ledger.sqlite"
+    same.write_text(json.dumps([row("Why?", "So.", "So."), row("How?", "Thus.", "Thus. ")]))
+    found = accord("compare", same, "--ledger", ledger).json
+    assert (found["win_rate_vs_sft"], found["same_text"], found["judgements"]) == (0.5, 2, 0)
+
+    guideline = tmp_path / "guideline.md"
+    guideline.write_text("Which answer is the kinder one?")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps([row("Why?", "So.", "Because I say so, dear.")]))
+    command = ["compare", str(other), "--ledger", str(ledger), "--guideline", str(guideline)]
+    code = "from accord.cli import main; main()"
+    waits = subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.PIPE, text=True)
+    with Ledger.open(ledger) as store:
+        told, me = store.add_guideline(guideline.read_text()), store.add_rater("ann", "human")
+        while (seen := store.lease(me, told)) is None:
+            assert waits.poll() is None
+            time.sleep(0.05)
+        longer_left = len(seen.left.text) > len(seen.right.text)
+        store.submit(seen.id, 3 if longer_left else -3, seconds=1.0)
+    out, _ = waits.communicate(timeout=60)
+    assert json.loads(out)["win_rate_vs_sft"] == 1.0 and waits.returncode == 0

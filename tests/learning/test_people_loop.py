@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from accord.ledger.ledger import Ledger
 from accord.loop import rounds
 from accord.stages import people
 from accord.training.run import InterruptedRunError
+from answering import raters
 from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
@@ -50,42 +48,6 @@ def settings(model: str, out: Path, **changes: object) -> RunConfig:
         "eval": {"max_new_tokens": 6},
     }
     return RunConfig.model_validate({**values, **changes})
-
-
-@contextlib.contextmanager
-def raters(out: Path, *names: str, most: int | None = None) -> Iterator[None]:
-    """People who answer whatever the ledger's projects ask, each at most `most` questions."""
-    stop = threading.Event()
-
-    def answer(name: str) -> None:
-        left = most
-        while not (out / "ledger.sqlite").exists():
-            if stop.wait(0.1):
-                return
-        with Ledger.open(out / "ledger.sqlite") as ledger:
-            ledger.add_rater(name, "human")
-            while not stop.wait(0.1) and left != 0:
-                with ledger.reading() as connection:
-                    ids = projects.all_projects(connection)
-                    texts = [projects.guidelines(connection, i)[0].id for i in ids]
-                if texts:
-                    made = ledger.answer_many(name, texts[0], lambda seen: (_longer(seen), 2.0), limit=left)
-                    left = None if left is None else left - len(made)
-
-    threads = [threading.Thread(target=answer, args=(name,), daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def _longer(seen) -> int:
-    left, right = (len(side.text) for side in (seen.left, seen.right))
-    return 2 * ((left > right) - (left < right)) or 1
 
 
 def test_it_waits_for_people_and_goes_on_by_itself(model: str, tmp_path: Path) -> None:

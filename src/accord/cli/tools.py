@@ -82,6 +82,27 @@ def quality(
 
 
 @app.command()
+def compare(
+    transcripts: Annotated[Path, typer.Argument(help="transcripts.json of accord eval")],
+    ledger: Annotated[str, typer.Option(help="file (or database URL) that keeps every answer")],
+    guideline: Annotated[str | None, typer.Option(help="Markdown file: what raters are told")] = None,
+    members_of: Annotated[str, typer.Option(help="project whose members may compare, too")] = "answers",
+    seed: Annotated[int, typer.Option(help="fixes the interval")] = 0,
+) -> None:
+    """Let people compare two policies, through accord serve; waits."""
+    from accord.cli.app import make_console
+    from accord.loop.comparison import compare, read_pairs
+    from accord.scenarios import guideline_for, load_scenario
+
+    prompts = [pair.group.prompt for pair in read_pairs(transcripts)]
+    told = guideline_for(guideline, load_scenario("shop"), prompts)
+    console = make_console()
+    print_json(
+        compare(transcripts, ledger, guideline=told, members_of=members_of, seed=seed, console=console)
+    )
+
+
+@app.command()
 def check(
     data: Annotated[str, typer.Argument(help="a file, a folder or a hub name")],
     kind: Annotated[

@@ -61,6 +61,9 @@ class SampleConfig(Settings):
 
 
 Aggregate = Literal["none", "majority", "reliability"]
+GUIDELINE: str | None = Field(
+    None, description="Markdown file: what raters are told; by default the scenario's text, or a general one"
+)
 AGGREGATE: Aggregate = Field(
     "none", description="one label a pair: the majority's, or by how far each rater can be relied on"
 )
@@ -79,6 +82,7 @@ class AskConfig(Settings):
     )
     project: str = Field("answers", min_length=1, description="with people: the project they are asked in")
     scenario: str = Field("shop", description="whose rubric the simulated raters follow")
+    guideline: str | None = GUIDELINE
     release: str | None = Field(None, description="name of the snapshot made at the end; default: the time")
     panel_size: int = Field(6, gt=0, description="simulated raters")
     overlap: int = Field(1, gt=0, description="raters per pair")
@@ -147,7 +151,9 @@ class EvalConfig(Settings):
         4, ge=1, description="best of n of the baseline by the reward model; 1 leaves it out"
     )
     scenario: str = Field("shop", description="whose rubric the simulated raters follow")
-    raters: int = Field(5, ge=0, description="fresh simulated raters; 0: nobody compares")
+    raters: int | None = Field(
+        None, ge=0, description="fresh simulated raters; default: 5 for a scenario's prompts, 0 for others"
+    )
     temperature: float = Field(1.0, ge=0, description="for both policies; 0 always takes the likeliest token")
     max_new_tokens: int = MAX_NEW_TOKENS
     rows: int = ROWS
@@ -164,7 +170,18 @@ class RunConfig(Settings):
     """
 
     model: str = Field("smollm2-135m-instruct", description="where SFT starts")
-    scenario: str = Field("shop", description="prompts, demonstrations and raters")
+    scenario: str = Field("shop", description="prompts, demonstrations, guideline and simulated raters")
+    prompts: str | None = Field(
+        None, description="prompts of your own instead: a file, a folder or a hub name"
+    )
+    heldout_prompts: str | None = Field(
+        None, description="those that old and new are compared on; by default a share of the prompts"
+    )
+    held_out: float = Field(0.2, gt=0, lt=1, description="that share")
+    demonstrations: str | None = Field(
+        None, description="good answers for SFT; without any, the loop starts from the model as it is"
+    )
+    guideline: str | None = GUIDELINE
     out: Path = Field(Path("quickstart"), description="folder of the run; an interrupted one is resumed")
     seed: int = SEED
     rounds: int = Field(1, gt=0, description="turns of the loop")
@@ -172,7 +189,8 @@ class RunConfig(Settings):
         "panel", description="simulated raters, you at the terminal, or people through `accord serve`"
     )
     evaluators: Literal["panel", "people", "none"] | None = Field(
-        None, description="who compares old and new; by default people when they are the raters, else a panel"
+        None,
+        description="who compares old and new; default: people if they are the raters, else a panel if it can",
     )
     method: Literal["ppo", "grpo", "rloo", "reinforce++", "online-dpo"] = Field(
         "ppo", description="how the policy is improved"

@@ -142,9 +142,9 @@ def _figures(
         wins.append((f"best of {best['n_samples']}", best["win_rate_vs_sft"], best["low"], best["high"]))
     last_reward = _last(curves, "reward")
     found = {
-        "wins": plots.whiskers(wins, "win rate against SFT", reference=0.5) if wins else "",
+        "wins": plots.whiskers(wins, "win rate against the model before", reference=0.5) if wins else "",
         "traits": plots.bars(policy["traits_before"], policy["traits_after"], "traits before and after")
-        if policy
+        if policy and "traits_before" in policy
         else "",
         "calibration": plots.calibration(rm["card"]["calibration"]["bins"], "calibration") if rm else "",
         "seconds": plots.seconds(report["seconds"], "seconds per step"),

@@ -69,9 +69,19 @@ def compare(
 
 
 def read_pairs(path: Path) -> list[Compared]:
-    """From the transcripts that `accord eval` wrote."""
+    """From the transcripts that `accord eval` wrote. Raises DataError for anything else."""
+    try:
+        return _pairs(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not the transcripts of two policies ({type(error).__name__}: {error}); `accord eval` "
+            "writes them, as transcripts.json"
+        ) from error
+
+
+def _pairs(rows: Sequence[dict[str, Any]]) -> list[Compared]:
     pairs = []
-    for row in json.loads(path.read_text(encoding="utf-8")):
+    for row in rows:
         prompt = Prompt(tuple(Message(m["role"], m["content"]) for m in row["messages"]))
         answers = [
             Completion(prompt.id, row[when], policy_version=row[f"policy_{when}"], index=index)

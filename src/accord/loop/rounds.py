@@ -2,7 +2,8 @@
 
     sft -> [ sample -> ask -> reward -> ppo (or another method) -> eval -> gate ] x rounds -> report
 
-With people as raters, ask waits until they have answered, and eval is followed by a step `compare`.
+Without demonstrations there is no SFT. With people as raters, ask waits until they have answered, and eval is
+followed by a step `compare`.
 
 Every step reads and writes files in the run's folder and is also a command of its own. What is done is
 written down after each step, so an interrupted run goes on where it was; steps that train also resume
@@ -15,7 +16,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,11 @@ from accord.errors import CheckpointError, DataError
 from accord.evaluation.report import write_report
 from accord.ledger.ledger import Ledger
 from accord.loop.comparison import compare
+from accord.loop.domain import counts, evaluators, name_of, open_domain, write_domain
 from accord.loop.live import LIVE, Live
 from accord.records import content_hash
-from accord.scenarios import load_scenario
-from accord.scenarios.shop import Scenario
 from accord.stages import ask, evaluate, online, reward, sample, sft
 from accord.stages.common import write_json
-from accord.stages.sft import demonstrations_of
 from accord.training.checkpoint import write_atomically
 from accord.training.run import peak_gpu_gb, peak_rss_gb, read_metrics
 
@@ -80,8 +79,8 @@ class Progress:
             config.out / "state.json",
             Live(config.out / LIVE, planned(config), asking_project(config)),
         )
-        told = json.loads(config.model_dump_json(exclude={"out", "device"}))
-        told["ask"].pop("wait", None)  # whoever tires of waiting may ask for less
+        told = json.loads(config.model_dump_json(exclude={"out", "device"}, exclude_defaults=True))
+        told.get("ask", {}).pop("wait", None)  # whoever tires of waiting may ask for less
         settings = content_hash(told)
         if not path.exists():
             return cls(path, settings, {}, live)
@@ -125,19 +124,15 @@ def run(config: RunConfig, console: Console) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress.open(config)
     with progress.live.running():
-        scenario = load_scenario(config.scenario)
-        write_scenario(scenario, out / "data")
-        first = progress.step("sft", lambda: run_sft(config, console), console)
-        policy = first["model"]
+        domain = open_domain(config, console)
+        write_domain(domain, out / "data", begun=bool(progress.done))
+        if not domain.demonstrations:
+            progress.step("sft", lambda: {"model": config.model, "skipped": "no demonstrations"}, console)
+        policy = progress.step("sft", lambda: run_sft(config, console), console)["model"]
         for number in range(1, config.rounds + 1):
             policy = run_round(config, number, policy, progress, console)
         write_json(out / "run.json", json.loads(config.model_dump_json()))
         return rewrite_report(out)
-
-
-def evaluators(config: RunConfig) -> str:
-    """Who compares the policies: a panel, people, or nobody ("none")."""
-    return config.evaluators or ("people" if config.raters == "people" else "panel")
 
 
 def planned(config: RunConfig) -> list[str]:
@@ -154,7 +149,7 @@ def rewrite_report(out: Path) -> Path:
             f"{out}: no finished run here; `accord run FILE.yaml --out {out}` makes (or resumes) one"
         )
     config = RunConfig.model_validate_json((out / "run.json").read_text()).model_copy(update={"out": out})
-    report = summary(config, load_scenario(config.scenario), Progress.open(config))
+    report = summary(config, Progress.open(config))
     curves = {name: [dict(row) for row in read_metrics(out / name)] for name in _trained(config)}
     last = out / f"round-{config.rounds}" / "eval"
     write_report(report, curves, json.loads((last / "transcripts.json").read_text()), out)
@@ -200,6 +195,7 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
         ledger=str(ledger),
         raters=config.raters,
         scenario=config.scenario,
+        guideline=config.guideline,
         release=release,
         seed=seed,
     )
@@ -272,7 +268,7 @@ def check(
             return compare(
                 out / "eval" / "transcripts.json",
                 str(config.out / "ledger.sqlite"),
-                guideline=load_scenario(config.scenario).guideline,
+                guideline=open_domain(config, Console(quiet=True)).guideline,
                 members_of=asking_project(config),
                 seed=seed,
                 console=console,
@@ -289,19 +285,7 @@ def asking_project(config: RunConfig) -> str:
     return with_overrides(AskConfig, "ask", config.ask, samples="").project
 
 
-def write_scenario(scenario: Scenario, folder: Path) -> None:
-    """The scenario's prompts and demonstrations as the files that the stages read (TRL's formats)."""
-    rows = {
-        "train_prompts": [{"prompt": [asdict(m) for m in p.messages]} for p in scenario.train_prompts],
-        "heldout_prompts": [{"prompt": [asdict(m) for m in p.messages]} for p in scenario.heldout_prompts],
-        "demonstrations": demonstrations_of(list(scenario.demonstrations)),
-    }
-    for name, lines in rows.items():
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(folder / f"{name}.jsonl", text)
-
-
-def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result:
+def summary(config: RunConfig, progress: Progress) -> Result:
     """What report.json holds: the last round's numbers on top, every step's result below."""
     last = f"round-{config.rounds}"
     asked, fitted, improved, checked = (
@@ -314,7 +298,7 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
         "accord": __version__,
         "model": config.model,
         "method": config.method,
-        "scenario": config.scenario,
+        "scenario": name_of(config),
         "seed": config.seed,
         "rounds": config.rounds,
         "simulated_raters": asked["simulated"],
@@ -355,11 +339,7 @@ def summary(config: RunConfig, scenario: Scenario, progress: Progress) -> Result
         "policy_vs_best_of_n": checked.get("policy_vs_best_of_n"),
         "accepted": progress.done[f"{last}/gate"]["accepted"],
         "steps": progress.done,
-        "data": {
-            "train_prompts": len(scenario.train_prompts),
-            "heldout_prompts": len(scenario.heldout_prompts),
-            "demonstrations": len(scenario.demonstrations),
-        },
+        "data": counts(config.out / "data"),
     }
 
 

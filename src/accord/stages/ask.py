@@ -26,7 +26,7 @@ from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
 from accord.ledger.ledger import Assignment, Ledger
 from accord.ledger.lineage import Release, find_release
 from accord.records import Completion, Group, Judgement, Preference, Prompt, Question
-from accord.scenarios import load_scenario
+from accord.scenarios import guideline_for, known_prompts, load_scenario
 from accord.scenarios.shop import Scenario
 from accord.stages import people
 from accord.training.checkpoint import write_atomically
@@ -49,13 +49,14 @@ def run(
     """
     groups = read_groups(Path(config.samples))
     scenario = load_scenario(config.scenario)
+    told = guideline_for(config.guideline, scenario, (g.prompt for g in groups))
     asked = questions(groups, config)
     with Ledger.open(config.ledger) as ledger:
-        guideline = ledger.add_guideline(scenario.guideline)
+        guideline = ledger.add_guideline(told)
         for version in sorted({c.policy_version for g in groups for c in g.completions if c.policy_version}):
             ledger.add_policy(version, base_model=version.partition("@")[0])
         if config.raters == "people":
-            project = people.open_project(ledger, config.project, scenario.guideline)
+            project = people.open_project(ledger, config.project, told)
             items = people.put_questions(ledger, project, asked, priority=priority)
             people.wait_for(ledger, config.ledger, config.project, items, config.wait, console, tell)
         else:
@@ -64,7 +65,7 @@ def run(
             raters = make_panel(config.panel_size, scenario.base_weights, seed=config.seed)
             ask_panel(ledger, raters, scenario, guideline, config.seed, console)
         elif config.raters == "me":
-            ask_person(ledger, guideline, scenario.guideline, console)
+            ask_person(ledger, guideline, told, console)
         release = make_release(ledger, config, console)
         judgements = ledger.release_judgements(release.name)
         if config.out is not None:
@@ -156,7 +157,7 @@ def ask_panel(
     console: Console,
 ) -> None:
     """Every simulated rater answers what the queue hands out, in turns, until nothing is open."""
-    known = {p.id: p for p in (*scenario.train_prompts, *scenario.heldout_prompts)}
+    known = known_prompts(scenario)
     names = {ledger.add_rater(rater.name, "simulated"): rater for rater in raters}
     console.print(f"[dim]{len(raters)} simulated raters (no people) answer by the {scenario.name} rubric")
 
@@ -180,7 +181,7 @@ def known_prompt(prompt: Prompt, known: dict[str, Prompt], scenario: str) -> Pro
     if prompt.id not in known:
         raise DataError(
             f"the simulated raters can only judge the prompts of scenario {scenario!r}, not "
-            f"{prompt.messages[-1].content[:60]!r}; use --raters me, or write a scenario for your domain"
+            f"{prompt.messages[-1].content[:60]!r}; let people judge: --raters me, or people"
         )
     return known[prompt.id]
 

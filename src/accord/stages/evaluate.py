@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from accord.config import EvalConfig
 from accord.data.batches import collate, plan
 from accord.data.datasets import load_prompts
 from accord.data.render import Encoded
+from accord.errors import DataError
 from accord.evaluation.intervals import Interval, share
 from accord.evaluation.winrate import win_rate
 from accord.feedback.panel import SimulatedRater, judgement_rng, make_panel
@@ -22,15 +23,15 @@ from accord.models.device import on_its_device
 from accord.models.forward import hidden_states, token_logps
 from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.local import LocalSampler
-from accord.scenarios import load_scenario
+from accord.scenarios import known_prompts, load_scenario
 from accord.scenarios.shop import Scenario
-from accord.stages.ask import known_prompt
 from accord.stages.common import Bench, announce, open_bench, write_json
 from accord.stages.sample import policy_version
 from accord.stages.scorers import open_reward
 from accord.training.run import counting
 
 TOKENS = 2048  # per forward pass; no gradients here
+PANEL = 5  # raters, unless another number is asked for
 
 
 @on_its_device
@@ -38,15 +39,11 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
     """Write `out/result.json` (every number with its interval) and `out/transcripts.json`."""
     loaded = load_prompts(config.prompts)
     announce(loaded, "prompts", console)
-    prompts = loaded.rows
-    scenario = load_scenario(config.scenario)
-    known = {p.id: p for p in (*scenario.train_prompts, *scenario.heldout_prompts)}
-    tagged = [known_prompt(p, known, scenario.name) for p in prompts]
+    prompts, scenario, raters = judged_by(config, loaded.rows)
+    picks_best = config.best_of > 1 and bool(config.reward_model and raters)
 
     after = answers(config, config.model, prompts, 1, console)
-    before = answers(
-        config, config.baseline, prompts, 1 + (config.best_of if config.best_of > 1 else 0), console
-    )
+    before = answers(config, config.baseline, prompts, 1 + (config.best_of if picks_best else 0), console)
     bench = open_bench(config.baseline, config.dtype)
     scores_after, scores_before = score(config, bench, after), score(config, bench, before)
     ref_logps = reference_logps(bench, after, config.temperature or 1.0)
@@ -54,34 +51,54 @@ def run(config: EvalConfig, console: Console) -> dict[str, Any]:
 
     policy = [g.completions[0] for g in after]
     baseline = [g.completions[0] for g in before]
-    raters: Sequence[SimulatedRater] = ()
-    if config.raters:
-        raters = make_panel(config.raters, scenario.base_weights, seed=config.seed + 7919, prefix="sim-eval")
-    wins = compare(raters, scenario, tagged, policy, baseline, config.seed) if raters else None
+    panel = Panel(scenario, raters, config.seed) if scenario and raters else None
     result: dict[str, Any] = {
         "simulated_raters": [r.name for r in raters],
         "prompts": len(prompts),
         "policy": {
-            **_interval("win_rate_vs_sft", wins),
+            **_interval("win_rate_vs_sft", panel.compare(prompts, policy, baseline) if panel else None),
             "kl": kl_to_reference(policy, ref_logps),
-            **describe("before", scenario, tagged, baseline, [s[0] for s in scores_before]),
-            **describe("after", scenario, tagged, policy, [s[0] for s in scores_after]),
+            **describe("before", scenario, prompts, baseline, [s[0] for s in scores_before]),
+            **describe("after", scenario, prompts, policy, [s[0] for s in scores_after]),
         },
     }
-    if config.best_of > 1 and config.reward_model and raters:
+    if config.reward_model:
+        result["policy"]["reward_wins"] = reward_wins(prompts, scores_after, scores_before, config.seed)
+    if picks_best and panel:
         # Chosen among other samples than the one they are compared with.
         picks = [max(range(1, len(s)), key=s.__getitem__) for s in scores_before]
         best = [g.completions[i] for g, i in zip(before, picks, strict=True)]
-        outcome = compare(raters, scenario, tagged, best, baseline, config.seed)
+        outcome = panel.compare(prompts, best, baseline)
         result["best_of_n"] = {"n_samples": config.best_of, **_interval("win_rate_vs_sft", outcome)}
         best_scores = [s[i] for s, i in zip(scores_before, picks, strict=True)]
-        result["best_of_n"] |= describe("after", scenario, tagged, best, best_scores)
-        result["policy_vs_best_of_n"] = compare(raters, scenario, tagged, policy, best, config.seed).to_json()
+        result["best_of_n"] |= describe("after", scenario, prompts, best, best_scores)
+        result["policy_vs_best_of_n"] = panel.compare(prompts, policy, best).to_json()
     write_json(
-        config.out / "transcripts.json", transcripts(tagged, baseline, policy, scores_before, scores_after)
+        config.out / "transcripts.json", transcripts(prompts, baseline, policy, scores_before, scores_after)
     )
     write_json(config.out / "result.json", result)
     return result
+
+
+def judged_by(
+    config: EvalConfig, prompts: Sequence[Prompt]
+) -> tuple[Sequence[Prompt], Scenario | None, Sequence[SimulatedRater]]:
+    """The prompts, with the scenario and its raters where all are the scenario's own.
+
+    Raises DataError when raters are asked for who cannot judge these prompts.
+    """
+    scenario = load_scenario(config.scenario)
+    known = known_prompts(scenario)
+    if all(prompt.id in known for prompt in prompts):
+        n = PANEL if config.raters is None else config.raters
+        raters = make_panel(n, scenario.base_weights, seed=config.seed + 7919, prefix="sim-eval") if n else ()
+        return [known[prompt.id] for prompt in prompts], scenario, raters  # with the tags that a rubric needs
+    if config.raters:
+        raise DataError(
+            f"the simulated raters can only judge the prompts of scenario {config.scenario!r}, and "
+            f"{config.prompts} has others; leave raters out, and let people compare (accord compare)"
+        )
+    return prompts, None, ()
 
 
 def answers(
@@ -137,26 +154,40 @@ def kl_to_reference(answers: Sequence[Completion], ref_logps: Sequence[Tensor]) 
     return sum(sum(a.logps) - float(r.sum()) for a, r in zip(answers, ref_logps, strict=True)) / len(answers)
 
 
-def compare(
-    raters: Sequence[SimulatedRater],
-    scenario: Scenario,
+@dataclass(frozen=True)
+class Panel:
+    """Simulated raters who compare answers."""
+
+    scenario: Scenario
+    raters: Sequence[SimulatedRater]
+    seed: int
+
+    def compare(
+        self, prompts: Sequence[Prompt], ours: Sequence[Completion], theirs: Sequence[Completion]
+    ) -> Interval:
+        """Share of comparisons that `ours` wins (a tie is half), every rater in both orders, with an interval
+        that resamples whole prompts."""
+        outcomes, clusters = [], []
+        for prompt, a, b in zip(prompts, ours, theirs, strict=True):
+            traits_a, traits_b = self.scenario.traits(prompt, a), self.scenario.traits(prompt, b)
+            for rater in self.raters:
+                rng = judgement_rng(rater.name, f"{a.id}{b.id}", self.seed)
+                first, _ = rater.judge(traits_a, traits_b, rng)
+                second, _ = rater.judge(traits_b, traits_a, rng)
+                outcomes.append((_outcome(first) + 1 - _outcome(second)) / 2)
+                clusters.append(prompt.id)
+        return win_rate(outcomes, clusters, seed=self.seed)
+
+
+def reward_wins(
     prompts: Sequence[Prompt],
-    ours: Sequence[Completion],
-    theirs: Sequence[Completion],
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
     seed: int,
-) -> Interval:
-    """Share of comparisons that `ours` wins (a tie is half), every rater in both orders, with an interval
-    that resamples whole prompts."""
-    outcomes, clusters = [], []
-    for prompt, a, b in zip(prompts, ours, theirs, strict=True):
-        traits_a, traits_b = scenario.traits(prompt, a), scenario.traits(prompt, b)
-        for rater in raters:
-            rng = judgement_rng(rater.name, f"{a.id}{b.id}", seed)
-            first, _ = rater.judge(traits_a, traits_b, rng)
-            second, _ = rater.judge(traits_b, traits_a, rng)
-            outcomes.append((_outcome(first) + 1 - _outcome(second)) / 2)
-            clusters.append(prompt.id)
-    return win_rate(outcomes, clusters, seed=seed)
+) -> dict[str, Any]:
+    """Share of prompts on which the reward model scores the new policy's answer higher, equal scores half."""
+    signs = [(a[0] > b[0]) - (a[0] < b[0]) for a, b in zip(ours, theirs, strict=True)]
+    return win_rate([0.5 + 0.5 * sign for sign in signs], [p.id for p in prompts], seed=seed).to_json()
 
 
 def _outcome(displayed: int) -> float:
@@ -172,25 +203,29 @@ def _interval(name: str, interval: Interval | None) -> dict[str, Any]:
 
 def describe(
     when: str,
-    scenario: Scenario,
+    scenario: Scenario | None,
     prompts: Sequence[Prompt],
     answers: Sequence[Completion],
     scores: Sequence[float],
 ) -> dict[str, Any]:
-    """What the answers are like: reward, length, invention, repetition, whether they end, mean traits."""
-    traits = [scenario.traits(p, a) for p, a in zip(prompts, answers, strict=True)]
-    ids = [p.id for p in prompts]
-    invented = share([float(t["invented"] > 0) for t in traits], ids)
+    """What the answers are like: reward, length, repetition, whether they end; by a scenario's rubric also
+    invention and mean traits."""
     n = len(answers)
-    return {
+    found: dict[str, Any] = {
         f"reward_{when}": sum(scores) / n,
         f"length_{when}": sum(len(a.token_ids) for a in answers) / n,
-        f"invented_{when}": invented.value,
-        f"invented_{when}_low": invented.low,
-        f"invented_{when}_high": invented.high,
         f"repetition_{when}": sum(repeated_share(a.text) for a in answers) / n,
         f"ended_{when}": sum(a.finish_reason == "stop" for a in answers) / n,
         f"distinct_{when}": len({a.text for a in answers}) / n,
+    }
+    if scenario is None:
+        return found
+    traits = [scenario.traits(p, a) for p, a in zip(prompts, answers, strict=True)]
+    invented = share([float(t["invented"] > 0) for t in traits], [p.id for p in prompts])
+    return found | {
+        f"invented_{when}": invented.value,
+        f"invented_{when}_low": invented.low,
+        f"invented_{when}_high": invented.high,
         f"traits_{when}": {k: sum(t[k] for t in traits) / n for k in traits[0]},
     }
 
@@ -212,7 +247,7 @@ def transcripts(
     """The two answers to each question, side by side."""
     return [
         {
-            "messages": [dataclasses.asdict(m) for m in prompt.messages],
+            "messages": [asdict(m) for m in prompt.messages],
             "before": b.text,
             "after": a.text,
             "policy_before": b.policy_version,
