@@ -115,6 +115,8 @@ ACCESS: dict[str, Access] = {
     f"POST {API}{P}/undo": Access(ANSWERED, {}, "judge"),
     f"POST {API}{P}/adjudication/lease": Access(ADJUDICATE, {"want": 1}, "judge"),
     f"POST {API}{P}/adjudication/undo": Access(NOT_SETTLED, {}, "judge"),
+    # knowing
+    f"PUT {API}{P}/questions/{{item_id}}/order": Access(MANAGE, {"order": "A > B"}, "manage"),
     # talking
     f"GET {API}{P}/talks": Access(JUDGE, None, "read"),
     f"POST {API}{P}/talks": Access(JUDGE, {"consent": True}, "judge"),

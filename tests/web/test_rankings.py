@@ -197,8 +197,6 @@ def test_rows_of_several_answers_become_one_ranking(visit: Visits, world: World,
         ids = projects.item_ids(connection, world.mine.project)
     sizes = [len(site.ledger.group(item_id).completions) for item_id in ids]
     assert sorted(sizes)[-4:] == [3, 3, 4, 9]
-    refused = imported(visit("owner"), world, "u.jsonl", [rated(4)], "as=ranking&gold=true")
-    assert refused.status_code == 422 and "bring them in as pairs" in refused.json()["error"]["message"]
 
 
 def test_every_file_and_page_takes_rankings(visit: Visits, world: World, site: Site, lease: str) -> None:

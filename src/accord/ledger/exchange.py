@@ -17,7 +17,7 @@ from accord.ledger.judging import SETTLING
 from accord.ledger.schema import judgement
 from accord.ledger.team_schema import WHOLE
 from accord.ledger.walk import walk
-from accord.records import Group, Judgement, Preference, Prompt, Purpose, Question, content_hash
+from accord.records import Group, Judgement, Preference, Purpose, Question, content_hash
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"), and their full-width forms.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -140,7 +140,7 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
     ids = [judged.id for judged in judgements]
     said, times = answers.read_answers(connection, ids), submission_times(connection, ids)
     sources = licences.by_prompt(connection, (j.prompt_id for j in judgements))
-    known = licences.licences(connection, project_id)
+    licensed = licences.licences(connection, project_id)
     prompts = store.read_prompts(connection, (j.prompt_id for j in judgements))
     completions = store.read_completions(connection, (c for j in judgements for c in j.completion_ids))
     for judged in judgements:
@@ -167,7 +167,7 @@ def judgement_rows(connection: Connection, project_id: str) -> Iterator[dict[str
             "purpose": judged.purpose,
             "submitted_at": times[judged.id],
             "source": sources[judged.prompt_id],
-            "licence": known.get(sources[judged.prompt_id], ""),
+            "licence": licensed.get(sources[judged.prompt_id], ""),
         }
 
 
@@ -294,33 +294,6 @@ def add_preferences(
     return found
 
 
-def as_rankings(rows: Sequence[Preference]) -> tuple[list[Group], list[tuple[int, str]]]:
-    """The answers to each prompt as one group, and the lines of prompts that have too few or too many."""
-    texts: dict[str, dict[str, None]] = {}
-    prompts: dict[str, Prompt] = {}
-    for row in rows:
-        prompts.setdefault(row.prompt.id, row.prompt)
-        texts.setdefault(row.prompt.id, {}).update(dict.fromkeys((row.chosen, row.rejected)))
-    groups, problems = [], []
-    for prompt_id, answered in texts.items():
-        prompt = prompts[prompt_id]
-        if rankings.FEWEST <= len(answered) <= rankings.MOST:
-            groups.append(Group.of(prompt, *sorted(answered, key=content_hash)))
-            continue
-        line = prompt.source.rpartition(":")[2]
-        takes = f"a ranking takes {rankings.FEWEST} to {rankings.MOST} different answers"
-        problems.append((int(line) if line.isdigit() else 0, f"{takes}, here are {len(answered)}"))
-    return groups, problems
-
-
-def add_rankings(
-    connection: Connection, project_id: str, groups: Sequence[Group], *, overlap: int, reason: str, now: str
-) -> tuple[int, int]:
-    """Ask for the order of each group's answers: how many questions are new, and how many were known."""
-    asked = [Question(group, reason, kind="ranking", overlap=overlap) for group in groups]
-    return projects.add_questions(connection, project_id, asked, now)
-
-
 def _group(row: Preference) -> Group:
     """The two answers in an order that does not tell which is better."""
     return Group.of(row.prompt, *sorted((row.chosen, row.rejected), key=content_hash))
@@ -339,12 +312,12 @@ def _decided(item_ids: Sequence[str], rows: Sequence[Preference]) -> dict[str, P
 
 
 def _known(groups: Mapping[str, Group], rows: Mapping[str, Preference]) -> dict[str, int]:
-    known = {}
+    strengths = {}
     for item_id, group in groups.items():
         row = rows[item_id]
         sign = 1 if group.completions[0].text == row.chosen else -1
-        known[item_id] = sign * min(3, max(1, round(abs(row.margin)) or 2))
-    return known
+        strengths[item_id] = sign * min(3, max(1, round(abs(row.margin)) or 2))
+    return strengths
 
 
 def named_source(rows: Iterable[Preference], path: str, name: str) -> list[Preference]:

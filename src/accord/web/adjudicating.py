@@ -25,13 +25,13 @@ API = "/api/v1/projects/{project_id}/adjudication"
 
 @router.post(f"{API}/lease")
 def lease(request: Request, who: Adjudicator, body: LeaseBody) -> dict[str, Any]:
-    """Pairs about which raters disagree and which you have not judged: those you hold, and new ones."""
+    """Questions about which raters disagree and which you have not judged: those you hold, and new ones."""
     return lease_questions(site_of(request), who, body.want, settling=True)
 
 
 @router.post(f"{API}/undo")
 def undo(request: Request, who: Adjudicator, body: UndoBody) -> dict[str, Any]:
-    """The pair that you settled last (or the one before `before`), to be revised."""
+    """The question that you settled last (or the one before `before`), to be revised."""
     return earlier_answer(site_of(request), who, body.before, settling=True)
 
 
@@ -59,4 +59,7 @@ def settled_rows(connection: Connection, project: Project) -> list[dict[str, Any
     said = listing.judgement_rows(connection, project, [vote.id for vote in votes])
     for vote, row in zip(votes, said, strict=True):
         by_item[vote.item_id].append(row)
-    return [row | {"votes": by_item[item_of[row["id"]]]} for row in settled]
+    taus = adjudication.alike(connection, project.id)
+    return [
+        row | {"votes": by_item[item_of[row["id"]]], "tau": taus.get(item_of[row["id"]])} for row in settled
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +17,21 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from accord.errors import DataError, LedgerError
-from accord.ledger import accounts, exchange, judging, licences, lineage, media, projects, queue, why
+from accord.ledger import (
+    accounts,
+    exchange,
+    judging,
+    licences,
+    lineage,
+    media,
+    projects,
+    queue,
+    ranked_rows,
+    why,
+)
 from accord.ledger.accounts import Account
 from accord.ledger.database import utc_now
+from accord.ledger.known import Known
 from accord.ledger.media import Medium
 from accord.records import Group, Preference
 from accord.web import files, listing, media_import
@@ -76,8 +89,15 @@ class ChecksBody(Body):
     repeat: float = Field(0.0, ge=0, le=0.5, description="asked again a while later, sides swapped")
 
 
+class DisputesBody(Body):
+    """Which rankings are given to adjudicators."""
+
+    below: float = Field(ge=-1, le=1, description="the mean Kendall's tau-b of each two raters is less")
+
+
 class ChangeBody(Body):
     checks: ChecksBody | None = None
+    disputes: DisputesBody | None = None
     name: Name | None = None
     overlap: int | None = Field(None, ge=1, le=projects.MOST_OVERLAP)
     state: Literal["open", "paused"] | None = None
@@ -132,9 +152,10 @@ def change_project(request: Request, who: Manager, body: ChangeBody) -> dict[str
     with site_of(request).ledger.writing() as connection:
         changes = body.model_dump(exclude_none=True)
         now_form = projects.find_project(connection, who.project.id)
-        if now_form is not None and ("form" in changes or "checks" in changes):  # they are kept together
-            checks = changes.pop("checks", now_form.form.get("checks", {}))
-            changes["form"] = changes.get("form", dict(now_form.form)) | {"checks": checks}
+        if now_form is not None and changes.keys() & {"form", "checks", "disputes"}:  # kept together
+            said = {name: now_form.form[name] for name in ("checks", "disputes") if name in now_form.form}
+            said |= {name: changes.pop(name) for name in ("checks", "disputes") if name in changes}
+            changes["form"] = changes.get("form", dict(now_form.form)) | said
         projects.change_project(connection, who.project.id, changes, utc_now())
         changed = projects.find_project(connection, who.project.id)
     assert changed is not None
@@ -170,13 +191,11 @@ async def import_file(
     license: Annotated[str, Query(max_length=licences.LONGEST, description="of the file")] = "",
     x_file_name: Annotated[str, Header(description="percent-encoded; its ending says what it is")] = "",
 ) -> dict[str, Any]:
-    """Questions from a file's bytes. With `gold`, which answer the rows call better grades raters.
+    """Questions from a file's bytes. With `gold`, which answers the rows call better grades raters.
 
     With `as=ranking` all answers to one prompt become one question, which is answered by their order.
     """
     ranked = as_ == "ranking"
-    if gold and ranked:
-        raise RefusedError(422, "invalid", "only pairs can be gold questions: bring them in as pairs")
     name = unquote(x_file_name)[-200:]
     suffix = IMPORT_SUFFIX.search(name.lower())
     if suffix is None:
@@ -194,11 +213,13 @@ async def import_file(
                 file.write(part)
         read = partial(_read_pairs, path, os.path.basename(name), format, ranked)
         rows, problems, found = await run_in_threadpool(read)
-        asked: list[Preference] | list[Group] = rows
+        ask = partial(_ask, rows=rows, gold=gold)
         if ranked:
-            asked, unfit = exchange.as_rankings(rows)
-            problems = sorted(problems + unfit)
-        added, known = await run_in_threadpool(_ask, request, who, asked, found, reason, gold)
+            groups, unfit = ranked_rows.as_rankings(rows)
+            orders, contradictions = ranked_rows.known_orders(rows, groups if gold else ())
+            problems = sorted(problems + unfit + contradictions)
+            ask = partial(_ask_for_orders, groups=groups, orders=orders)
+        added, known = await run_in_threadpool(ask, request, who, found, reason)
         if license.strip():
             await run_in_threadpool(_note_licence, request, who, rows, license)
     finally:
@@ -228,24 +249,30 @@ def _read_pairs(path: str, name: str, format: files.Format, ranked: bool) -> Rea
 
 
 def _ask(
-    request: Request,
-    who: Member,
-    asked: list[Preference] | list[Group],
-    found: list[Medium],
-    reason: str,
-    gold: bool,
+    request: Request, who: Member, found: list[Medium], reason: str, *, rows: list[Preference], gold: bool
 ) -> tuple[int, int]:
-    groups = [group for group in asked if isinstance(group, Group)]
-    pairs = [pair for pair in asked if isinstance(pair, Preference)]
     project, now = who.project, utc_now()
     with site_of(request).ledger.writing() as connection:
         media.add_media(connection, project.id, found, now)
-        if groups:
-            return exchange.add_rankings(
-                connection, project.id, groups, overlap=project.overlap, reason=reason, now=now
-            )
         return exchange.add_preferences(
-            connection, project.id, pairs, overlap=project.overlap, reason=reason, gold=gold, now=now
+            connection, project.id, rows, overlap=project.overlap, reason=reason, gold=gold, now=now
+        )
+
+
+def _ask_for_orders(
+    request: Request,
+    who: Member,
+    found: list[Medium],
+    reason: str,
+    *,
+    groups: list[Group],
+    orders: Mapping[str, Known],
+) -> tuple[int, int]:
+    project, now = who.project, utc_now()
+    with site_of(request).ledger.writing() as connection:
+        media.add_media(connection, project.id, found, now)
+        return ranked_rows.add_rankings(
+            connection, project.id, groups, overlap=project.overlap, reason=reason, now=now, orders=orders
         )
 
 

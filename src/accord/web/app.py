@@ -26,6 +26,7 @@ from accord.web import (
     api_talks,
     erasing,
     grouping,
+    knowing,
     live,
     media,
     openapi,
@@ -62,7 +63,7 @@ def make_app(site: Site) -> FastAPI:
     app = FastAPI(title="Accord", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
     parts = (api_rater, api_manager, api_people, api_account, openapi, live)
-    for part in (*parts, sourcing, reserving, erasing, withdrawing, pages):
+    for part in (*parts, knowing, sourcing, reserving, erasing, withdrawing, pages):
         app.include_router(part.router, responses=ERRORS)
     for router in (adjudicating.router, api_talks.api, api_talks.shown, grouping.router, media.router):
         app.include_router(router, responses=ERRORS)

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def read_pairs(path: str, format: Format, *, as_ranking: bool = False) -> tuple[
     """The pairs of a file, and its rows that cannot be used. DataError when there is nothing to use.
 
     "auto": the columns of its first row tell which tool wrote it. `as_ranking` takes Accord's rankings too; a
-    row is then told as the pairs of its first answer with each other one.
+    row is then told as each two of its answers, the better one first.
     """
     from accord.data.containers import Row, read_file  # slow to import
     from accord.data.datasets import load_preferences
@@ -52,7 +53,13 @@ def _ranked(path: str) -> tuple[list[Preference], list[Bad]]:
     from accord.data.graded import load_rankings
 
     loaded = load_rankings(path)
-    pairs = [Preference(r.prompt, r.completions[0], text) for r in loaded.rows for text in r.completions[1:]]
+    pairs = [
+        Preference(row.prompt, text, other, tie=grade == lower)
+        for row in loaded.rows
+        for (grade, text), (lower, other) in combinations(
+            sorted(zip(row.grades, row.completions, strict=True), key=lambda ranked: ranked[0]), 2
+        )
+    ]
     return pairs, [(problem.line, problem.what) for problem in loaded.problems]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select
 
-from accord.ledger import answers, exchange, judging, projects, rankings, store, why
+from accord.ledger import answers, exchange, judging, known, projects, rankings, store, why
 from accord.ledger.accounts import Account
 from accord.ledger.answers import FLAG, Part
 from accord.ledger.projects import Project
@@ -229,7 +229,9 @@ def shown_why(connection: Connection, project: Project, judgement_id: str) -> di
     spans = answers.from_parts(parts, range(len(told["answers"]))).spans
     texts = [shown["text"] for shown in told["answers"]]
     media = media_in(connection, project.id, [*texts, *(turn["text"] for turn in told["prompt"])])
+    order = known.known_answers(connection, [told["item"]]).get(told["item"], ()) if told["ranks"] else ()
     return told | {
+        "known_order": known.in_words(order, len(texts)),
         "said": [part for part in told["said"] if not part["key"].startswith(SPAN)],
         "spans": [asdict(s) | {"quote": quoted(texts[s.position], s.start, s.end, media)[0]} for s in spans],
         "strength_text": strength_text(told["strength"], both_bad) if both_bad else in_words[judgement_id],

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, func, select
 
-from accord.ledger import Ledger, exchange, groups, projects
+from accord.ledger import Ledger, adjudication, exchange, groups, judging, projects, store
 from accord.ledger.database import utc_now
 from accord.ledger.judging import EVERYTHING
 from accord.ledger.schema import assignment, item, judgement, preference
@@ -25,6 +25,7 @@ from accord.web.quality_figures import Figure, advice, figures_of, figures_of_gr
 
 PATIENCE = 0.7  # seconds that a page waits for new statistics
 REST = 10.0  # times as long as the last computation took, until the next one: raters come first
+MOST_DISPUTES = 50
 IMPATIENT = 0.5  # seconds; what takes less may be computed at any time
 
 State = tuple[int, str, int, str]
@@ -56,6 +57,7 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
     with ledger.reading() as connection:
         state = _state(connection, project_id)
         counted = _counts(connection, project_id)
+        disputes = dispute_rows(connection, project_id)
     desk = _desk(ledger, project_id)
     if state[0] and desk.state != state:
         work = _start(ledger, project_id, state, desk)
@@ -80,6 +82,7 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
         "summary": summary if state[0] else [],
         "raters": raters,
         "pending": pending,
+        "disputes": disputes,
         "advice": advice(summary, raters, state[0], pending),
     }
 
@@ -175,6 +178,31 @@ def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
         "days": by_day,
         "figures": figures,
     }
+
+
+def dispute_rows(connection: Connection, project_id: str) -> list[dict[str, Any]]:
+    """How alike raters order each ranking that has all its answers, the least alike first; with `tau`.
+
+    Disputed are those below what the project sets; `settled` says which of them an adjudicator answered.
+    """
+    project = projects.find_project(connection, project_id)
+    taus = adjudication.alike(connection, project_id)
+    shown = dict(list(taus.items())[:MOST_DISPUTES])
+    if project is None or not shown:
+        return []
+    judged = judging.read_judgements(connection, item_ids=shown, purposes=judging.SETTLING)
+    settled = {each.item_id for each in judged if each.purpose == "adjudicate"}
+    asked = store.read_groups(connection, shown)
+    return [
+        {
+            "item": item_id,
+            "prompt_text": asked[item_id].prompt.messages[-1].content[:1000],
+            "tau": tau,
+            "disputed": tau < project.disputed_below,
+            "settled": item_id in settled,
+        }
+        for item_id, tau in shown.items()
+    ]
 
 
 def _refusals(n: int, ties: int, bad: int) -> list[Figure]:

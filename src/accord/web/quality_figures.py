@@ -18,13 +18,17 @@ FEW = 40  # values below which agreement is known only roughly
 def figures_of(found: Found, guidelines: Mapping[str, int]) -> dict[str, Any]:
     """The page's figures of a measurement (`stages.quality.measure`); `guidelines`: version number by id."""
     ranked = _rankings(found["rankings"]) if found["rankings"] else []
+    orders = {rater["rater"]: rater for rater in (found["rankings"] or {"raters": ()})["raters"]}
     if not found["judgements"]:
-        return {"summary": ranked, "raters": []}
+        raters = [_rater(rater, None, (), orders.get(rater["rater"])) for rater in found["by_rater"]]
+        return {"summary": ranked, "raters": raters}
     fitted = {rater["rater"]: rater for rater in found["reliability"]["raters"]}
     return {
         "summary": [*_team(found), *ranked],
         "raters": [
-            _rater(rater, fitted.get(rater["rater"]), found["copying"]) for rater in found["by_rater"]
+            _rater(rater, fitted.get(name), found["copying"], orders.get(name))
+            for rater in found["by_rater"]
+            for name in [rater["rater"]]
         ],
         "guidelines": sorted(
             (
@@ -120,6 +124,20 @@ def _rankings(found: Found) -> list[Figure]:
     return [
         figure("tau", "Kendall's tau of rankings", "alpha", found["tau"]),
         figure("ranked_alike", "Raw agreement inside rankings", "share", found["same"]),
+        *_settled_rankings(found),
+    ]
+
+
+def _settled_rankings(found: Found) -> list[Figure]:
+    """How many disputed rankings were adjudicated, and how the votes lay to what came of it; [] for none."""
+    if not found["settled"]:
+        return []
+    meaning = "rankings about which raters disagreed, and which an adjudicator settled"
+    n = found["settled"]
+    counted = {"value": n, "low": None, "high": None, "n": n, "meaning": meaning}
+    return [
+        figure("settled_rankings", "Adjudicated rankings", "count", counted),
+        figure("settled_tau", "Votes and adjudicator, tau", "alpha", found["settled_tau"]),
     ]
 
 
@@ -198,7 +216,9 @@ def _part(part: Found) -> list[Figure]:
 # One by one
 
 
-def _rater(rater: Found, fitted: Found | None, copying: Sequence[Found]) -> dict[str, Any]:
+def _rater(
+    rater: Found, fitted: Found | None, copying: Sequence[Found], orders: Found | None
+) -> dict[str, Any]:
     figures = [
         figure("rest", "Agrees with the rest", "share", rater["with_majority"]),
         figure("agreement", "Agrees with another", "share", rater["agreement"]),
@@ -213,16 +233,31 @@ def _rater(rater: Found, fitted: Found | None, copying: Sequence[Found]) -> dict
             figure("skill", "Skill, as fitted", "share", fitted["skill"]),
             figure("lapse", "Answers without looking", "share", fitted["lapse"]),
         ]
+    if orders is not None:
+        of_pairs = rater["n"] > 0
+        figures = [f for f in figures if of_pairs or f["value"] is not None or f["key"] == "gold"]
+        figures += _orders(orders)
     warnings = [f"{flag['kind']}: {flag['evidence']}" for flag in rater["flags"]]
     warnings += [f"copying? {some['evidence']}" for some in copying if rater["rater"] in some["raters"]]
     verdict = rater["gold"]["verdict"]
     return {
         "pseudonym": rater["rater"],
-        "answered": rater["n"],
+        "answered": rater["n"] + (orders["n"] if orders else 0),
         "figures": figures,
         "warnings": warnings,
         "gold": {"verdict": verdict, "decided_after": rater["gold"]["decided_after"]},
     }
+
+
+def _orders(found: Found) -> list[Figure]:
+    """A rater's rankings, in units of their own: orders by tau, comparisons inside them as shares."""
+    return [
+        figure("tau", "Rankings: tau with others", "alpha", found["tau"]),
+        figure("ranked_alike", "Inside rankings: agrees with another", "share", found["same"]),
+        figure("known", "Inside gold rankings: right", "share", found["known"]),
+        figure("again", "Rankings: tau on repeats", "alpha", found["again"]),
+        figure("ranked_seconds", "Time for a ranking", "seconds", found["seconds"]),
+    ]
 
 
 # What to do
