@@ -174,44 +174,15 @@ def run_sft(config: RunConfig, console: Console) -> Result:
 def run_round(config: RunConfig, number: int, policy: str, progress: Progress, console: Console) -> str:
     """One turn of the loop from `policy`; returns the policy that the next one starts from."""
     name, out = f"round-{number}", config.out / f"round-{number}"
-    seed = config.seed + 1000 * (number - 1)
-    common: dict[str, Any] = {"seed": seed, "dtype": config.dtype, "device": config.device}
-    ledger, release = config.out / "ledger.sqlite", name
-    sampling = with_overrides(
-        SampleConfig,
-        "sample",
-        config.sample,
-        model=policy,
-        prompts=str(config.out / "data" / "train_prompts.jsonl"),
-        out=out / "samples.jsonl",
-        **common,
-    )
-    progress.step(f"{name}/sample", lambda: sample.run(sampling, console), console)
-    asking = with_overrides(
-        AskConfig,
-        "ask",
-        config.ask,
-        samples=str(sampling.out),
-        ledger=str(ledger),
-        raters=config.raters,
-        scenario=config.scenario,
-        guideline=config.guideline,
-        release=release,
-        seed=seed,
-    )
-    progress.step(
-        f"{name}/ask",
-        lambda: ask.run(asking, console, priority=number, tell=progress.live.waiting),
-        console,
-    )
+    asking = gather(config, number, policy, progress, console)
     rewarding = with_overrides(
         RewardConfig,
         "reward",
         {"aggregate": asking.aggregate, **config.reward},
         model=policy,
-        data=f"{ledger}#{release}",
+        data=f"{asking.ledger}#{asking.release}",
         out=out / "reward",
-        **common,
+        **common(config, number),
     )
     fitted = progress.step(f"{name}/reward", lambda: reward.run(rewarding, console), console)
     section, schema = IMPROVE[config.method]
@@ -221,20 +192,62 @@ def run_round(config: RunConfig, number: int, policy: str, progress: Progress, c
         getattr(config, section),
         model=policy,
         reward_model=fitted["model"],
-        prompts=sampling.prompts,
+        prompts=str(config.out / "data" / "train_prompts.jsonl"),
         out=out / config.method,
-        **common,
+        **common(config, number),
     )
     improved = progress.step(f"{name}/{config.method}", lambda: online.run(improving, console), console)
-    with Ledger.open(ledger) as store:
+    with Ledger.open(asking.ledger) as store:
         for model in (fitted["model"], improved["model"]):
-            store.record_training(model, release, run=config.out.name)
+            store.record_training(model, name, run=config.out.name)
     low = check(config, number, (improved["model"], fitted["model"]), progress, console)
     # Where nobody compares, nothing speaks against the new policy, and nothing for it.
     better = low is None or low > 0.5
     gate = {"accepted": better, "low": low, "compared_by": evaluators(config)}
     progress.step(f"{name}/gate", lambda: gate, console)
     return improved["model"] if better else policy
+
+
+def common(config: RunConfig, number: int) -> dict[str, Any]:
+    """What the stages of a round share."""
+    return {"seed": seed_of(config, number), "dtype": config.dtype, "device": config.device}
+
+
+def seed_of(config: RunConfig, number: int) -> int:
+    return config.seed + 1000 * (number - 1)
+
+
+def gather(config: RunConfig, number: int, policy: str, progress: Progress, console: Console) -> AskConfig:
+    """Sample the policy's answers and put them to raters; returns how they were asked."""
+    name, out = f"round-{number}", config.out / f"round-{number}"
+    sampling = with_overrides(
+        SampleConfig,
+        "sample",
+        config.sample,
+        model=policy,
+        prompts=str(config.out / "data" / "train_prompts.jsonl"),
+        out=out / "samples.jsonl",
+        **common(config, number),
+    )
+    progress.step(f"{name}/sample", lambda: sample.run(sampling, console), console)
+    asking = with_overrides(
+        AskConfig,
+        "ask",
+        config.ask,
+        samples=str(sampling.out),
+        ledger=str(config.out / "ledger.sqlite"),
+        raters=config.raters,
+        scenario=config.scenario,
+        guideline=config.guideline,
+        release=name,
+        seed=seed_of(config, number),
+    )
+    progress.step(
+        f"{name}/ask",
+        lambda: ask.run(asking, console, priority=number, tell=progress.live.waiting),
+        console,
+    )
+    return asking
 
 
 def check(
@@ -245,7 +258,7 @@ def check(
     `models` are the policy and the reward model that scored it.
     """
     name, out = f"round-{number}", config.out / f"round-{number}"
-    seed, by = config.seed + 1000 * (number - 1), evaluators(config)
+    by = evaluators(config)
     nobody = {} if by == "panel" else {"raters": 0, "best_of": 1}
     settings = with_overrides(
         EvalConfig,
@@ -257,9 +270,7 @@ def check(
         reward_model=models[1],
         scenario=config.scenario,
         out=out / "eval",
-        seed=seed,
-        dtype=config.dtype,
-        device=config.device,
+        **common(config, number),
     )
     checked = progress.step(f"{name}/eval", lambda: evaluate.run(settings, console), console)
     if by == "people":
@@ -270,7 +281,7 @@ def check(
                 str(config.out / "ledger.sqlite"),
                 guideline=open_domain(config, Console(quiet=True)).guideline,
                 members_of=asking_project(config),
-                seed=seed,
+                seed=seed_of(config, number),
                 console=console,
                 tell=progress.live.waiting,
             )
