@@ -74,7 +74,7 @@ class Client:
     ) -> dict[str, Any]:
         """Questions from a file of preference rows: how many were added and known, and each bad line.
 
-        With `gold`, which answer the rows call better is kept to grade raters by. With `as_ranking` all
+        With `gold`, which answers the rows call better is kept to grade raters by. With `as_ranking` all
         answers to a prompt become one question, which is answered by their order.
         """
         content = Path(path).read_bytes()

@@ -47,6 +47,7 @@ RUNS: Expected = QUALITY | {"adjudicator": 403, "rater": 403, "stranger": 403, "
 NO_RUN: Expected = {who: 404 if found == IN else found for who, found in RUNS.items()}
 NO_RELEASE: Expected = {who: 404 if found == IN else found for who, found in MANAGE.items()}
 NO_RATER: Expected = {who: 409 if found == IN else found for who, found in MANAGE.items()}
+NO_ORDER: Expected = {who: 422 if found == IN else found for who, found in MANAGE.items()}  # of a pair
 NO_MEDIUM: Expected = {who: 404 if found == IN else found for who, found in JUDGE.items()}
 NOTHING: Expected = {**dict.fromkeys(WHO, 404), "nobody": 401}  # objects that this account does not have
 
@@ -116,7 +117,7 @@ ACCESS: dict[str, Access] = {
     f"POST {API}{P}/adjudication/lease": Access(ADJUDICATE, {"want": 1}, "judge"),
     f"POST {API}{P}/adjudication/undo": Access(NOT_SETTLED, {}, "judge"),
     # knowing
-    f"PUT {API}{P}/questions/{{item_id}}/order": Access(MANAGE, {"order": "A > B"}, "manage"),
+    f"PUT {API}{P}/questions/{{item_id}}/order": Access(NO_ORDER, {"order": "A > B"}, "manage"),
     # talking
     f"GET {API}{P}/talks": Access(JUDGE, None, "read"),
     f"POST {API}{P}/talks": Access(JUDGE, {"consent": True}, "judge"),
@@ -186,6 +187,7 @@ def address(path: str, of: Objects, *, other: Objects | None = None) -> str:
         "assignment_id": inner.assignment,
         "judgement_id": inner.judgement,
         "invitation_id": inner.invitation,
+        "item_id": inner.items[0],
         "account_id": inner.member,
         "session_id": "0123456789abcdef",
         "token_id": "0123456789abcdef",
