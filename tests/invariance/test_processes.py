@@ -220,7 +220,7 @@ def test_accelerate_starts_them_too(world: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    config = Path(accord.__file__).parents[2] / "configs" / "processes.yaml"
+    config = Path(__file__).parents[2] / "configs" / "processes.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     call = [*launch, "--main_process_port", port, WORKER, "jobs", str(world / "accelerated.json")]
     done = subprocess.run(call, capture_output=True, text=True, timeout=400)
