@@ -5,17 +5,18 @@ SQLite is the default and PostgreSQL the choice for a server that has it; the te
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from accord.errors import LedgerError
@@ -26,6 +27,8 @@ SQLITE_MAGIC = b"SQLite format 3\x00"
 BUSY_SECONDS = 30
 SYNCHRONOUS = "FULL"  # what was acknowledged survives a power cut, not only a crash
 WRITES = "accord_writes"
+MANY = 50  # rows
+POOL = 20  # connections that are kept: opening one costs PostgreSQL a process, and its prepared statements
 ADVISORY_LOCK = 0x4143434F5244  # "ACCORD": PostgreSQL's stand-in for SQLite's one writer
 
 # Alembic keeps the migration under way in module globals.
@@ -92,6 +95,16 @@ class Database:
                 connection.close()
 
 
+def learn_sizes(connection: Connection, tables: Sequence[Table], new_rows: int) -> None:
+    """After many new rows tell PostgreSQL how large its tables are, a minute before it looks by itself.
+
+    Until it knows, it takes every join for one of a few rows: with 1,000 questions 90 ms instead of 0.4.
+    """
+    if connection.dialect.name == "postgresql" and new_rows >= MANY:
+        names = ", ".join(table.name for table in tables)
+        connection.exec_driver_sql(f"ANALYZE {names}")
+
+
 def open_database(where: str | Path, *, create: bool) -> Database:
     """Connect, create or migrate the schema, and switch SQLite to WAL.
 
@@ -102,7 +115,7 @@ def open_database(where: str | Path, *, create: bool) -> Database:
     if url.get_backend_name() == "sqlite":
         _check_file(Path(url.database or ""), create)
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, pool_size=POOL, pool_use_lifo=True)
     except ModuleNotFoundError as missing:
         raise LedgerError(
             f"ledger {url}: the driver {missing.name!r} is not installed; for PostgreSQL: "
@@ -168,6 +181,7 @@ def _listen(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def prepare(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None  # the driver must not begin transactions by itself
+        dbapi_connection.create_function("sqrt", 1, math.sqrt, deterministic=True)  # not every SQLite has it
         cursor = dbapi_connection.cursor()
         for pragma in (
             f"busy_timeout = {1000 * BUSY_SECONDS}",

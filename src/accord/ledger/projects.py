@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, case, exists, func, insert, select, update
 
 from accord.errors import LedgerError
-from accord.ledger import audit, erasure, prepared, queue, store
+from accord.ledger import audit, database, erasure, prepared, queue, store
 from accord.ledger.schema import annotator, assignment, guideline_version, item, judgement
 from accord.ledger.team_schema import (
     account,
@@ -211,6 +211,7 @@ def _include(connection: Connection, project_id: str, item_ids: Sequence[str], p
     rows = [{"item_id": i, "project_id": project_id, "priority": priority} for i in item_ids]
     if rows:
         connection.execute(insert(project_item), rows)
+        database.learn_sizes(connection, (item, project_item), len(rows))
 
 
 def unassigned(connection: Connection) -> list[str]:
@@ -221,8 +222,7 @@ def unassigned(connection: Connection) -> list[str]:
 
 def adopt(connection: Connection, project_id: str) -> int:
     """Take the ledger's items that are in no project into this one; how many."""
-    found = unassigned(connection)
-    _include(connection, project_id, found, 0)
+    _include(connection, project_id, found := unassigned(connection), 0)
     return len(found)
 
 

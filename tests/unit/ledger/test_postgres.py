@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, func, insert, select, text
 
 from accord.errors import LedgerError
-from accord.ledger import Ledger, accounts, schema
+from accord.ledger import Ledger, accounts, projects, schema
 from accord.ledger.database import utc_now
 from accord.ledger.schema import annotator
 from accord.records import Completion, Group, Prompt, Question
@@ -114,6 +114,18 @@ def test_compacting_rewrites_the_tables_and_keeps_them(used: Ledger) -> None:
     used.compact()
     used.add_rater("after", "human")  # the connection can still be used
     assert used.verify().ok
+
+
+def test_it_knows_how_large_its_tables_are_after_an_import(
+    used: Ledger, pairs: Callable[..., list[Question]]
+) -> None:
+    """Or the first minute of a large import is slow: it joins 1,000 questions as if they were five."""
+    size = text("SELECT reltuples FROM pg_class WHERE relname = 'project_item'")
+    with used.writing() as connection:
+        project = projects.add_project(connection, "p", "g", overlap=1, form={}, now=utc_now())
+        assert connection.execute(size).scalar_one() <= 0
+        projects.add_questions(connection, project, pairs(60)[2:], utc_now())
+        assert connection.execute(size).scalar_one() == 58
 
 
 def test_other_databases_are_refused(url: str) -> None:
