@@ -9,7 +9,7 @@ import pytest
 
 from accord.ledger import adjudication, known, projects, queue
 from accord.ledger.database import utc_now
-from accord.web import quality_figures
+from accord.web import quality, quality_figures
 from accord.web.auth import Site
 from accord.web.quality import compute, quality_of
 from web.conftest import Visits
@@ -109,17 +109,27 @@ def test_a_file_says_what_is_known_of_an_order(visit: Visits, site: Site, api: s
     assert site.ledger.verify().problems == ()
 
 
+def figures_now(site: Site, world: World) -> list[dict[str, Any]]:
+    found = quality_of(site.ledger, world.mine.project, patience=60)
+    assert not found["pending"]
+    return list(found["raters"])
+
+
 def test_a_manager_writes_an_order_corrects_it_and_takes_it_back(
-    visit: Visits, site: Site, api: str, world: World
+    visit: Visits, site: Site, api: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quality, "IMPATIENT", 1000.0)  # no rest between two computations
     (item,) = ask(site, world, 1)
     path, owner = f"{api}/questions/{item}/order", visit("owner")
     judged = answer(visit("rater"), visit("rater").post(f"{api}/lease", {"want": 2}).json()["questions"][-1])
     page = f"{api.removeprefix('/api/v1')}/judgements/{judged.json()['judgement']}"
+    assert len(figures_now(site, world)) == 1
     for sent, told in (("a>b = c", "A > B, A > C"), ("D > C > B > A", "D > C > B > A"), ("", "")):
         reply = owner.send("PUT", path, json_body={"order": sent})
         assert reply.json() == {"order": told}
         assert f'value="{told.replace(">", "&gt;")}"' in owner.get(page).text
+        shares = [f["n"] for r in figures_now(site, world) for f in r["figures"] if f["key"] == "known"]
+        assert shares == [told.count(">") if told.count(">") < 3 else 6], "the page knows at once"
     with site.ledger.reading() as connection:
         assert known.known_answers(connection) == {}
     for sent, why in (("A > F", "is none of the answers"), ("A > B > A", "better than itself")):
@@ -177,7 +187,7 @@ def test_a_disputed_ranking_is_settled_and_the_manager_sees_how_alike_raters_are
     answer_rankings(visit("rater"), api, 2)
     answer_rankings(visit("manager"), api, 1, turned=True)
     answer_rankings(visit("manager"), api, 1)
-    told = quality_of(site.ledger, world.mine.project)["disputes"]
+    told = quality_of(site.ledger, world.mine.project, patience=60)["disputes"]
     assert [(d["item"], d["tau"], d["disputed"], d["settled"]) for d in told] == [
         (first, -1.0, True, False), (second, 1.0, False, False),
     ]  # fmt: skip
@@ -187,8 +197,9 @@ def test_a_disputed_ranking_is_settled_and_the_manager_sees_how_alike_raters_are
     assert answer(judge, question).status_code == 200
     page = judge.get(f"{api[7:]}/adjudicated").text
     assert "tau -1.00" in page and page.count(" &gt; ") == 9, "her order and both votes"
-    assert quality_of(site.ledger, world.mine.project)["disputes"][0]["settled"]
-    summary = {figure["key"]: figure for figure in compute(site.ledger, world.mine.project)["summary"]}
+    computed = compute(site.ledger, world.mine.project)
+    assert computed["disputes"][0]["settled"]
+    summary = {figure["key"]: figure for figure in computed["summary"]}
     assert summary["settled_rankings"]["value"] == 1
     assert summary["settled_tau"]["value"] == pytest.approx(0.0), "one vote the same, one reversed"
     lines = visit("owner").get(f"{api}/export/rankings.jsonl").text.splitlines()

@@ -19,7 +19,7 @@ from accord.ledger import Ledger, adjudication, exchange, groups, judging, proje
 from accord.ledger.database import utc_now
 from accord.ledger.judging import EVERYTHING
 from accord.ledger.schema import assignment, item, judgement, preference
-from accord.ledger.team_schema import answer, project_item
+from accord.ledger.team_schema import answer, gold_order, project_item
 from accord.records import content_hash
 from accord.web.quality_figures import Figure, advice, figures_of, figures_of_groups, share_figure
 
@@ -28,7 +28,7 @@ REST = 10.0  # times as long as the last computation took, until the next one: r
 MOST_DISPUTES = 50
 IMPATIENT = 0.5  # seconds; what takes less may be computed at any time
 
-State = tuple[int, str, int, str]
+State = tuple[int, str, int, str, int]
 
 
 @dataclass
@@ -57,7 +57,7 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
     with ledger.reading() as connection:
         state = _state(connection, project_id)
         counted = _counts(connection, project_id)
-        disputes = dispute_rows(connection, project_id)
+        project = projects.find_project(connection, project_id)
     desk = _desk(ledger, project_id)
     if state[0] and desk.state != state:
         work = _start(ledger, project_id, state, desk)
@@ -71,6 +71,7 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
     pending = bool(state[0]) and desk.state != state
     summary = [*(found["summary"] if found else []), *counted.pop("figures")]
     raters = found["raters"] if found else []
+    disputes = found["disputes"] if found else []
     return {
         "guidelines": [],
         "windows": [],
@@ -82,7 +83,9 @@ def quality_of(ledger: Ledger, project_id: str, *, patience: float = PATIENCE) -
         "summary": summary if state[0] else [],
         "raters": raters,
         "pending": pending,
-        "disputes": disputes,
+        "disputes": [row | {"disputed": row["tau"] < project.disputed_below} for row in disputes]
+        if project
+        else [],
         "advice": advice(summary, raters, state[0], pending),
     }
 
@@ -128,9 +131,11 @@ def compute(ledger: Ledger, project_id: str) -> dict[str, Any]:
         versions = projects.guidelines(connection, project_id)
         asked = groups.attributes(connection, project_id)
         batches = groups.batches(connection, project_id)
+        disputes = dispute_rows(connection, project_id)
     numbers = {version.id: version.n for version in reversed(versions)}
     told = figures_of_groups(asked, quality.measure_groups(facts, batches)) if asked else []
-    return {**figures_of(quality.measure(facts), numbers), "groups": told, "computed_at": utc_now()}
+    figures = figures_of(quality.measure(facts), numbers)
+    return {**figures, "disputes": disputes, "groups": told, "computed_at": utc_now()}
 
 
 # Counting, which is quick
@@ -144,13 +149,16 @@ def _of_project(project_id: str) -> tuple[Any, Any]:
 
 
 def _state(connection: Connection, project_id: str) -> State:
-    """Active judgements, when the last was given, how many guideline versions, and who is in groups."""
+    """Active judgements, when the last was given, guidelines, who is in groups, and versions of orders."""
     joined, _ = _of_project(project_id)
     columns = select(func.count(), func.max(judgement.c.submitted_at)).select_from(joined)
     here = (project_item.c.project_id == project_id) & (judgement.c.status == "active")
     n, last = connection.execute(columns.where(here)).one()
     told = content_hash(groups.batches(connection, project_id))
-    return int(n), last or "", len(projects.guidelines(connection, project_id)), told
+    orders = gold_order.join(project_item, project_item.c.item_id == gold_order.c.item_id)
+    known = select(func.count()).select_from(orders).where(project_item.c.project_id == project_id)
+    versions = len(projects.guidelines(connection, project_id))
+    return int(n), last or "", versions, told, connection.execute(known).scalar_one()
 
 
 def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
@@ -181,15 +189,12 @@ def _counts(connection: Connection, project_id: str) -> dict[str, Any]:
 
 
 def dispute_rows(connection: Connection, project_id: str) -> list[dict[str, Any]]:
-    """How alike raters order each ranking that has all its answers, the least alike first; with `tau`.
+    """How alike raters order each ranking that has all its answers, the least alike first.
 
-    Disputed are those below what the project sets; `settled` says which of them an adjudicator answered.
+    `tau` is the mean tau-b of each two raters, and `settled` says that an adjudicator answered.
     """
-    project = projects.find_project(connection, project_id)
     taus = adjudication.alike(connection, project_id)
     shown = dict(list(taus.items())[:MOST_DISPUTES])
-    if project is None or not shown:
-        return []
     judged = judging.read_judgements(connection, item_ids=shown, purposes=judging.SETTLING)
     settled = {each.item_id for each in judged if each.purpose == "adjudicate"}
     asked = store.read_groups(connection, shown)
@@ -198,7 +203,6 @@ def dispute_rows(connection: Connection, project_id: str) -> list[dict[str, Any]
             "item": item_id,
             "prompt_text": asked[item_id].prompt.messages[-1].content[:1000],
             "tau": tau,
-            "disputed": tau < project.disputed_below,
             "settled": item_id in settled,
         }
         for item_id, tau in shown.items()
