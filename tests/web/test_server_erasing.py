@@ -32,7 +32,7 @@ def test_one_question_goes_and_its_page_says_so(
     done = erase(visit, world, judgement=world.mine.judgement)
     assert done.json() == {"questions": 1, "judgements": 1, "media": 0, "kept": 0}, done.text
     assert not held(tmp_path, "Mine right 0") and held(tmp_path, "Mine right 2")
-    assert "It was erased" in visit("manager").get(page).text
+    assert "Its texts were erased" in visit("manager").get(page).text
     assert site.ledger.verify().problems == ()
     for where in ("data", "quality", "judgements", "withdrawals"):
         assert visit("manager").get(f"/projects/{world.mine.project}/{where}").status_code == 200
