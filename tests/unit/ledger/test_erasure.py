@@ -63,10 +63,9 @@ class World:
                 connection, who, found.guideline_id, now,
                 limit=limit, seconds=900, seed=1, project=found.id,
             )  # fmt: skip
-            said = Beside(comment=f"{SAID} ({rater})", edit=(0, f"{SAID}, at noon"))
             return [
                 answers.record(
-                    connection, one.id, 2, said,
+                    connection, one.id, 2, beside(one),
                     seconds=1, idempotency_key=f"{rater}{one.id}", revises=None, now=now,
                 ).id
                 for one in leased
@@ -89,6 +88,12 @@ class World:
     def texts(self, item_id: str) -> list[str]:
         group = self.ledger.group(item_id)
         return [*(m.content for m in group.prompt.messages), *(c.text for c in group.completions)]
+
+
+def beside(seen: Assignment) -> Beside:
+    """A comment and a rewritten answer, which both say what they are about."""
+    about = seen.group.prompt.messages[-1].content[:8]
+    return Beside(comment=f"{SAID}: {about}", edit=(0, f"At noon, {SAID}: {about}"))
 
 
 @pytest.fixture
@@ -120,7 +125,7 @@ def test_no_byte_is_left_of_erased_questions(world: World, path: Path) -> None:
     kept = world.ask([question("What is this?", shows(OTHER), "a boat")])
     world.judge("ada")
     world.judge("bob", limit=1)
-    words = (NAME, SAID, "nobody I know", PHOTO.content, OTHER.content, "a boat")
+    words = (NAME, f"{SAID}: Who", f"{SAID}: What", "nobody I know", PHOTO.content, OTHER.content, "a boat")
     assert held(path, *words) == list(words)
     assert world.erase(ids) == Erased(questions=2, judgements=3, media=1)
     assert held(path, NAME, "nobody I know", PHOTO.content) == []
