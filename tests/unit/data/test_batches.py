@@ -155,6 +155,7 @@ def test_lanes_share_the_budget_and_the_work(shapes: list[tuple[int, list[int]]]
 def test_lanes_get_even_parts() -> None:
     equal = [Encoded((1,) * 10, ((2,) * 10,))] * 8
     assert [len(part) for part in plan(equal, 140)] == [7, 1]
+    assert [len(part) for part in plan(equal, 139)] == [6, 2]
     assert [len(part) for part in plan(equal, 280, lanes=2)] == [4, 4]
     assert [len(part) for part in plan(equal, 140, lanes=2)] == [2, 2, 2, 2]
     assert plan(equal[:1], 140, lanes=2) == [[0]]

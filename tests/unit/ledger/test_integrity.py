@@ -142,6 +142,10 @@ DAMAGE = {
     "skip reason": ("UPDATE assignment SET skip_reason = 'x'", "assignment .* does not match its audit"),
     "other guideline": ("UPDATE assignment SET guideline_id = 'x'", "assignment row .* does not exist"),
     "lost answer": ("DELETE FROM preference", "judgement .* is in the audit trail, but not in the ledger"),
+    "lost pair": (
+        "DELETE FROM preference WHERE rowid = 1",
+        "judgement .*: 0 preferences are on record for 2 answers",
+    ),
     "lost judgement": ("DELETE FROM judgement", "judgement .* is in the audit trail, but not in the ledger"),
     "lost text": ("DELETE FROM completion", "item_candidate row .* completion that does not exist"),
     "lost release row": ("DELETE FROM release_row WHERE rowid = 1", "release 'v1': its rows do not match"),
@@ -190,6 +194,16 @@ def test_verify_reports_pages_that_cannot_be_read(copy: Path) -> None:
         report = ledger.verify()
     assert not report.ok
     assert any("malformed" in problem or "integrity" in problem for problem in report.problems)
+
+
+def test_verify_finds_an_index_that_disagrees_with_its_table(copy: Path) -> None:
+    """Rows are as they were, but what is looked up through the index may be missed."""
+    empty = "(SELECT rootpage FROM sqlite_master WHERE name = 'ix_api_token_account_id')"
+    swapped = f"UPDATE sqlite_master SET rootpage = {empty} WHERE name = 'ix_release_row_judgement_id'"
+    execute(copy, "PRAGMA writable_schema = ON", swapped)
+    with Ledger.open(copy) as ledger:
+        problems = ledger.verify().problems
+    assert any(problem.startswith("sqlite integrity check: ") for problem in problems), problems
 
 
 def test_the_head_of_the_trail_moves_with_every_change_and_with_nothing_else(copy: Path) -> None:
