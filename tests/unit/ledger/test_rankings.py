@@ -12,11 +12,10 @@ from alembic import command
 from alembic.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import MetaData, create_engine, func, insert, select, text
 
 from accord.errors import LedgerError
-from accord.ledger import Ledger, database, judging, lineage, queue, rankings, schema, store
-from accord.ledger.database import utc_now
+from accord.ledger import Ledger, database, judging, queue, rankings, schema
 from accord.ledger.judging import Answer
 from accord.ledger.queue import Assignment, Rater
 from accord.records import Group, Judgement, Prompt, Question
@@ -319,29 +318,37 @@ def test_no_comparison_is_stored_twice(ledger: Ledger, guideline: str, path: Pat
 # Migration
 
 
-def _old_ledger(where: str) -> Judgement:
-    """A ledger as the version before rankings left it, with a question, an answer and a release."""
+def _old_ledger(where: str, today: Path) -> Judgement:
+    """A ledger as the version before rankings left it, with a question, an answer and a release.
+
+    They are made in a ledger of `today` and copied, because today's code knows today's tables.
+    """
+    with Ledger.open(today) as ledger:
+        ledger.add_rater("ann", "human")
+        ledger.ask([Question(Group.of(Prompt.of("old"), "x", "y"), "random")])
+        (judged,) = ledger.answer_many("ann", ledger.add_guideline("Choose."), lambda _: (2, 3.0), seed=1)
+        ledger.release("old")
     config = Config()
     config.set_main_option("script_location", str(database.MIGRATIONS))
-    engine = create_engine(database._url(where))
+    engine, old = create_engine(database._url(where)), MetaData()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0004")
-    with engine.begin() as connection:
-        now = utc_now()
-        queue.ask(connection, [Question(Group.of(Prompt.of("old"), "x", "y"), "random")], now)
-        guideline = store.add_guideline(connection, "Choose.", now)
-        queue.add_rater(connection, "ann", "human", now)
-        who = queue.find_rater(connection, "ann")
-        seen = queue.lease(connection, who, guideline, now, limit=1, seconds=9.0, seed=1)
-        judged = judging.record(connection, [Answer(seen[0], who, 2, 3.0)], now)[0]
-        lineage.make_release(connection, "old", None, now)
+    old.reflect(engine)
+    source = create_engine(f"sqlite:///{today}")
+    with engine.begin() as writing, source.connect() as reading:
+        for table in schema.metadata.sorted_tables:
+            if table.name in old.tables:
+                columns = [table.c[column.name] for column in old.tables[table.name].columns]
+                if rows := [dict(row) for row in reading.execute(select(*columns)).mappings()]:
+                    writing.execute(insert(old.tables[table.name]), rows)
+    source.dispose()
     engine.dispose()
     return judged
 
 
-def test_an_old_ledger_with_answers_takes_rankings(where: str) -> None:
-    before = _old_ledger(where)
+def test_an_old_ledger_with_answers_takes_rankings(where: str, tmp_path: Path) -> None:
+    before = _old_ledger(where, tmp_path / "today.sqlite")
     with Ledger.open(where) as ledger:
         assert ledger.judgements() == [before] and ledger.verify().problems == ()
         assert [row.margin for row in ledger.preferences("old")] == [2.0]
