@@ -9,8 +9,25 @@ RATERS = "tests/unit/feedback/test_raters.py"
 DRIFT = "tests/unit/feedback/test_drift.py"
 MODEL = "tests/unit/feedback/test_reliability.py"
 VOTES = "tests/unit/feedback/test_votes.py"
+RANKINGS = "tests/unit/feedback/test_rankings.py"
+KNOWN = "tests/unit/ledger/test_known.py"
+DISPUTED = "tests/unit/ledger/test_disputed_rankings.py"
 
 MUTANTS = [
+    Mutant("ledger/known.py", "return right > 0 or", "return right >= 0 or", KNOWN, "gold: half is right"),
+    Mutant("ledger/known.py", "min(known, key=apart)", "max(known, key=apart)", KNOWN, "gold: nearest two"),
+    Mutant("ledger/queue.py", "!= wanted.unlike", "== wanted.unlike", KNOWN, "repeats: the same order"),
+    Mutant("ledger/prepared.py", "_newer.c.n > gold_", "_newer.c.n < gold_", KNOWN, "gold: the first order"),
+    Mutant("ledger/adjudication.py", "(alike, 1), else_=-1", "(alike, 1), else_=1", DISPUTED, "tau: sign"),
+    Mutant("ledger/adjudication.py", "_TAUS.c.tau < bound", "_TAUS.c.tau > bound", DISPUTED, "disputed"),
+    Mutant(
+        "ledger/adjudication.py",
+        "(n1 + n2 == 0, 1.0), else_=0.0",
+        "(n1 + n2 == 0, 0.0), else_=1.0",
+        DISPUTED,
+        "tau: what ties everything",
+    ),
+    Mutant("feedback/rankings.py", "(1 + tau) / 2", "(1 - tau) / 2", RANKINGS, "tau: bounds turned round"),
     Mutant("feedback/kappa.py", "(m * (m - 1))", "(m * m)", KAPPA, "fleiss: with itself"),
     Mutant("feedback/kappa.py", '"quadratic": step_KK**2', '"quadratic": step_KK', KAPPA, "weights"),
     Mutant(
