@@ -1,7 +1,7 @@
 """The same rows, weights and steps through TRL's trainers and through our stages: the same losses.
 
 Three optimiser steps each, so that equal losses at the second and third mean equal gradients at the first and
-second. TRL lies in a folder of its own, which `make bench` fills. test_trl_offline.py and test_trl_online.py
+second. TRL lies in a folder of its own, which `make test` fills. test_trl_offline.py and test_trl_online.py
 compare the losses alone, on planted log-probabilities.
 """
 
@@ -23,7 +23,7 @@ from tiny import tiny_llama, tiny_tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path += [str(BENCHMARKS), str(BENCHMARKS / ".peers" / "trl-1.16.0")]
-pytest.importorskip("trl", reason="TRL is not here (`make bench` installs it)")
+pytest.importorskip("trl", reason="TRL is not here (`make test` installs it)")
 
 from speed import rows  # noqa: E402
 from speed.ours import OURS  # noqa: E402

@@ -1,7 +1,7 @@
 """Trainers of TRL that were never initialised, and models whose log-probabilities are planted.
 
 TRL computes its losses inside of its trainers. Here their own methods run on what they are handed: an
-attribute that a test forgot raises AttributeError. TRL lies where `make bench` puts it; tests that import
+attribute that a test forgot raises AttributeError. TRL lies where `make test` puts it; tests that import
 this are skipped without it.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / ".peers" / "trl-1.16.0"))
-pytest.importorskip("trl", reason="TRL is not here (`make bench` installs it)")
+pytest.importorskip("trl", reason="TRL is not here (`make test` installs it)")
 
 from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RLOOTrainer
 from trl.experimental.cpo import CPOTrainer
