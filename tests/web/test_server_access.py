@@ -119,7 +119,7 @@ def test_who_is_signed_out_learns_nothing_of_what_exists(visit: Visits, world: W
         if access.who in (ANYONE, SIGNED_IN) or not route.startswith(f"GET {API}"):
             continue
         real = ask(visit(), route, access, world.mine)
-        invented = visit().get(address(route.split(" ")[1], Objects(*["0" * 16] * 5, (), "0" * 16)))
+        invented = visit().get(address(route.split(" ")[1], Objects(*["0" * 16] * 5, ("0" * 16,), "0" * 16)))
         assert (real.status_code, real.text) == (invented.status_code, invented.text), route
 
 
