@@ -190,7 +190,7 @@ class RunConfig(Settings):
     )
     evaluators: Literal["panel", "people", "none"] | None = Field(
         None,
-        description="who compares old and new; default: people if they are the raters, else a panel if it can",
+        description="who compares old and new; default: people if they are raters, else a panel if it can",
     )
     method: Literal["ppo", "grpo", "rloo", "reinforce++", "online-dpo"] = Field(
         "ppo", description="how the policy is improved"

@@ -27,9 +27,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         call = "EXECUTE FUNCTION accord_append_only()"
         op.execute(f"CREATE TRIGGER {TABLE}_no_change BEFORE UPDATE OR DELETE ON {TABLE} FOR EACH ROW {call}")
-        op.execute(
-            f"CREATE TRIGGER {TABLE}_no_truncate BEFORE TRUNCATE ON {TABLE} FOR EACH STATEMENT {call}"
-        )
+        op.execute(f"CREATE TRIGGER {TABLE}_no_truncate BEFORE TRUNCATE ON {TABLE} FOR EACH STATEMENT {call}")
         return
     abort = f"BEGIN SELECT RAISE(ABORT, '{TABLE} is append-only'); END"
     there = f"EXISTS (SELECT 1 FROM {TABLE} WHERE item_id = NEW.item_id AND n = NEW.n)"
