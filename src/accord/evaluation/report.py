@@ -34,7 +34,7 @@ METHOD_CURVES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ),
     (
         ("objective/kl",),
-        "KL to the reference, nats per answer",
+        "KL to the reference, nats",
         "How far the policy has moved from the model it started as. It should settle near its target; "
         "running away means that the leash is too loose.",
     ),

@@ -196,6 +196,14 @@ def test_people_are_not_called_simulated() -> None:
     assert "simulated" not in render(people, CURVES, [transcript()]).lower()
 
 
+def test_one_rater_agrees_with_nobody() -> None:
+    undefined = {"raw": None, "alpha": None, "alpha_undefined_because": "there is one rater"}
+    page = render({**REPORT, "raters": ["me"], "agreement": undefined}, CURVES, [transcript()])
+    assert "by 1 simulated rater." in page and "how far they agree is not known" in page
+    assert "one rater" not in page and "in – of cases" not in page
+    assert "how far they agree is not known" not in render(REPORT, CURVES, [transcript()])
+
+
 def test_the_best_and_the_worst_are_always_shown() -> None:
     many = [transcript(str(i), change=float((7 * i) % 41)) for i in range(41)]
     shown = [t["reward_after"] for t in spread(by_change(many), 12)]
