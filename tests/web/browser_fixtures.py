@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from accord.ledger import database
 from web.browser_world import CHROMIUM, Browse, Shop, browsers, build_shop
+from web.ranking_world import build_ranked_shop
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +31,23 @@ def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
         return build_shop(tmp_path_factory.mktemp("shop") / "ledger.sqlite")
 
 
+@pytest.fixture(scope="session")
+def ranked_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """One that asks for rankings. Do not write to its file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "SYNCHRONOUS", "OFF")
+        return build_ranked_shop(tmp_path_factory.mktemp("ranked") / "ledger.sqlite")
+
+
+@pytest.fixture
+def shop(built_shop: Shop) -> Shop:
+    """What `browse` serves; a file of tests may have another."""
+    return built_shop
+
+
 @pytest.fixture
 def browse(
-    chromium: Browser, built_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chromium: Browser, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Browse]:
     """browse("rater") is the browser of somebody who is signed in, browse() of somebody who is not.
 
@@ -40,5 +55,5 @@ def browse(
     error on the console, a dialog, a request to another host.
     """
     monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
-    with browsers(chromium, built_shop, tmp_path) as made:
+    with browsers(chromium, shop, tmp_path) as made:
         yield made

@@ -44,6 +44,9 @@ def test_from_the_first_link_to_the_export(chromium: object, tmp_path: Path) -> 
         make_project(page, tmp_path)
         join_and_judge(ines, invite(page))
         watch_and_export(page)
+        ledger = maria.served.site.ledger
+        assert [(j.rater_kind, abs(j.strength)) for j in ledger.judgements()] == 4 * [("human", 3)]
+        assert ledger.verify().ok
 
 
 def set_up(maria: Visitor) -> Page:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from accord.ledger import database, store
+from accord.ledger import store
 from accord.records import Judgement
-from web.browser_world import Browse, Shop, Visitor, browsers
-from web.ranking_world import build_ranked_shop
+from web.browser_world import Browse, Shop, Visitor
 
 pytest_plugins = ("web.browser_fixtures",)
 LETTERS = "ABCDEFGHI"
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
-@pytest.fixture(scope="module")
-def ranked_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "SYNCHRONOUS", "OFF")
-        return build_ranked_shop(tmp_path_factory.mktemp("ranked") / "ledger.sqlite")
-
-
 @pytest.fixture
-def browse(
-    chromium: Browser, ranked_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Browse]:
-    monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
-    with browsers(chromium, ranked_shop, tmp_path) as made:
-        yield made
+def shop(ranked_shop: Shop) -> Shop:
+    return ranked_shop
 
 
 def is_at(page: Page, number: int) -> None:

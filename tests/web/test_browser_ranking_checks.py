@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from accord.ledger import adjudication, answers, database, known, projects, queue
+from accord.ledger import adjudication, answers, known, projects, queue
 from accord.ledger.answers import Beside
 from accord.ledger.database import utc_now
-from web.browser_world import Browse, Shop, Visitor, browsers
-from web.ranking_world import build_ranked_shop
+from web.browser_world import Browse, Shop, Visitor
 
 pytest_plugins = ("web.browser_fixtures",)
 
 
-@pytest.fixture(scope="module")
-def ranked_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "SYNCHRONOUS", "OFF")
-        return build_ranked_shop(tmp_path_factory.mktemp("ranked") / "ledger.sqlite")
-
-
 @pytest.fixture
-def browse(
-    chromium: Browser, ranked_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Browse]:
-    monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
-    with browsers(chromium, ranked_shop, tmp_path) as made:
-        yield made
+def shop(ranked_shop: Shop) -> Shop:
+    return ranked_shop
 
 
 def judged(visitor: Visitor) -> str:

@@ -78,7 +78,7 @@ def policies_of(visit: Visits, site: Site, *names: str, **more: Any) -> Iterator
         made.close()
 
 
-def is_told(reply: Any, status: int, words: str) -> None:
+def assert_told(reply: Any, status: int, words: str) -> None:
     assert reply.status_code == status, reply.text
     assert words in reply.json()["error"]["message"]
     assert "secret" not in reply.text
@@ -149,9 +149,9 @@ def test_one_policy_answers_twice_two_answer_once_each_and_the_ledger_has_it_all
 def test_the_same_key_again_gives_the_same_question_and_another_has_to_wait(talker: Talker) -> None:
     question = talker.say("Hello", "the-same-key").json()
     assert talker.say("Hello", "the-same-key").json() == question
-    is_told(talker.say("Hello again"), 409, "judge the two answers first")
+    assert_told(talker.say("Hello again"), 409, "judge the two answers first")
     talker.judge(question, 1)
-    is_told(talker.say("Hello", "the-same-key"), 409, "answered and judged")
+    assert_told(talker.say("Hello", "the-same-key"), 409, "answered and judged")
     assert talker.state()["turns"] == 1
 
 
@@ -166,7 +166,7 @@ def test_two_requests_at_once_with_one_key_are_one_turn(talker: Talker) -> None:
     wait_for(lambda: talker.state()["pending"] is not None)
     pending = talker.state()["pending"]
     assert (pending["text"], pending["key"], pending["ahead"]) == ("slow 0.6", "one-key-for-both", 0)
-    is_told(talker.say("Something else"), 409, "being written")
+    assert_told(talker.say("Something else"), 409, "being written")
     for thread in threads:
         thread.join()
     assert replies[0].json() == replies[1].json() and talker.state()["turns"] == 1
@@ -265,7 +265,7 @@ def test_nothing_begins_without_consent_and_the_words_agreed_to_are_kept(
 ) -> None:
     path = f"/api/v1/projects/{world.mine.project}/talks"
     for body in ({}, {"consent": False}):
-        is_told(visit("rater").post(path, body), 422, "agree first")
+        assert_told(visit("rater").post(path, body), 422, "agree first")
     talk = visit("rater").post(path, {"consent": True}).json()["talk"]
     with site.ledger.reading() as connection:
         begun = store.read_prompts(connection, [talk])[talk].messages[0].content
@@ -307,10 +307,10 @@ def test_projects_without_talks_and_paused_ones(visit: Visits, world: World, tal
     page = f"/projects/{project}/talk"
     assert f'href="{page}"' in owner.get(f"/projects/{project}/judge").text
     owner.send("PATCH", f"/api/v1/projects/{project}", json_body={"state": "paused"})
-    is_told(talker.say("Hello"), 409, "paused")
+    assert_told(talker.say("Hello"), 409, "paused")
     form = {"flags": [], "attributes": [], "live": False}
     owner.send("PATCH", f"/api/v1/projects/{project}", json_body={"state": "open", "form": form})
-    is_told(talker.say("Hello"), 404, "no talks")
+    assert_told(talker.say("Hello"), 404, "no talks")
     assert owner.get(page).status_code == 404
     assert f'href="{page}"' not in owner.get(f"/projects/{project}/judge").text
 
@@ -322,7 +322,7 @@ def test_lengths_and_turns_are_limited(talker: Talker, monkeypatch: pytest.Monke
     monkeypatch.setattr(api_talks, "MOST_TURNS", 1)
     talker.judge(talker.say("x" * 4000).json(), 1)
     assert talker.state()["turns_left"] == 0
-    is_told(talker.say("One more"), 409, "1 turns at most")
+    assert_told(talker.say("One more"), 409, "1 turns at most")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_killed_process_is_replaced(talker: Talker, site: Site) -> None:
     question = talker.say("Still there?").json()
     assert _process(site) != first
     talker.judge(question, 1)
-    is_told(talker.say("crash"), 503, "was killed")  # while it is at work
+    assert_told(talker.say("crash"), 503, "was killed")  # while it is at work
     assert talker.state()["pending"] is None and talker.state()["turns"] == 2
     assert talker.say("And now?").status_code == 200
 
@@ -381,16 +381,16 @@ def _process(site: Site) -> int:
 
 
 def test_what_a_policy_cannot_do_is_said_without_its_details(talker: Talker) -> None:
-    is_told(talker.say("memory"), 503, "out of memory")
-    is_told(talker.say("long"), 409, "too long for this model")
+    assert_told(talker.say("memory"), 503, "out of memory")
+    assert_told(talker.say("long"), 409, "too long for this model")
     assert talker.say("Hello").status_code == 200
 
 
 def test_models_that_cannot_be_loaded(visit: Visits, site: Site, world: World) -> None:
     with policies_of(visit, site, "broken"):
         talker = Talker(visit("rater"), world.mine.project)
-        is_told(talker.say("Hello"), 503, "cannot be loaded")
-        is_told(talker.say("Hello"), 503, "cannot be loaded")
+        assert_told(talker.say("Hello"), 503, "cannot be loaded")
+        assert_told(talker.say("Hello"), 503, "cannot be loaded")
 
 
 def test_a_policy_that_takes_too_long_is_stopped(
@@ -399,7 +399,7 @@ def test_a_policy_that_takes_too_long_is_stopped(
     monkeypatch.setattr(policies, "STOPPING_SECONDS", 0.1)
     with policies_of(visit, site, "stub", patience=0.4):
         talker = Talker(visit("rater"), world.mine.project)
-        is_told(talker.say("deaf"), 503, "took longer")
+        assert_told(talker.say("deaf"), 503, "took longer")
         assert talker.say("Hello").status_code == 200
 
 
@@ -428,7 +428,7 @@ def test_a_full_line_turns_people_away_and_says_for_how_long(
     second = in_background(lambda: replies.update({1: people[1].say("Hello")}))
     wait_for(lambda: people[1].state()["pending"])
     assert people[1].state()["pending"]["ahead"] == 1
-    is_told(people[2].say("Hello"), 503, "2 people are waiting")
+    assert_told(people[2].say("Hello"), 503, "2 people are waiting")
     for thread in first + second:
         thread.join()
     assert [replies[i].status_code for i in (0, 1)] == [200, 200]
@@ -471,8 +471,8 @@ def test_when_the_server_stops_nobody_waits_on(visit: Visits, world: World, site
         thread.join()
     assert process.poll() is not None
     for reply in replies.values():
-        is_told(reply, 503, "being stopped")
-    is_told(people[0].say("Hello"), 503, "being stopped")
+        assert_told(reply, 503, "being stopped")
+    assert_told(people[0].say("Hello"), 503, "being stopped")
 
 
 def test_a_copy_of_the_ledger_is_enough(talker: Talker, site: Site, tmp_path: Path) -> None:

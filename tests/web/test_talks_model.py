@@ -27,7 +27,7 @@ from accord.web.policies import Policies, turn_seed
 from tiny import tiny_llama, tiny_tokenizer
 from web.conftest import Visits
 from web.serving import free_port
-from web.test_talks import Talker, is_told, wait_for
+from web.test_talks import Talker, assert_told, wait_for
 from web.world import CHEAP, PASSWORD, World
 
 SAMPLING = Sampling(temperature=1.3, max_new_tokens=24)
@@ -68,7 +68,7 @@ def test_what_the_ledger_keeps_is_what_a_trainer_computes(
             question = talker.say(text).json()
             talker.judge(question, n)
             questions.append(question["assignment"])
-        is_told(talker.say("long " * 120), 409, "too long for this model")
+        assert_told(talker.say("long " * 120), 409, "too long for this model")
         assert talker.say("short").status_code == 200
     with site.ledger.reading() as connection:
         groups = [queue.find_assignment(connection, each)[0].group for each in questions]

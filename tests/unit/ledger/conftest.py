@@ -48,6 +48,15 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("new_postgres")())
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """Of a ledger of today, and of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'today.sqlite'}", f"sqlite:///{tmp_path / 'old.sqlite'}"
+    new = request.getfixturevalue("new_postgres")
+    return new(), new()
+
+
 @pytest.fixture
 def ledger(where: str) -> Iterator[Ledger]:
     with Ledger.open(where) as opened:

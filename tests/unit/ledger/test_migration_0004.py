@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, MetaData, create_engine, func, insert, select, text
+from sqlalchemy import create_engine, func, insert, select, text
 
 from accord.errors import LedgerError
-from accord.ledger import Ledger, database, schema
+from accord.ledger import Ledger, schema
 from accord.records import Question
+from old_ledgers import copy_rows, old_ledger
 
 BEFORE = "0003"
-
-
-def old_ledger(engine: Engine) -> None:
-    """The empty tables as of schema version 0003."""
-    config = Config()
-    config.set_main_option("script_location", str(database.MIGRATIONS))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, BEFORE)
-
-
-def copy_rows(source: Engine, target: Engine) -> dict[str, int]:
-    """Everything that the old tables have columns for, parents first; how many rows of each table."""
-    old = MetaData()
-    old.reflect(target)
-    copied = {}
-    with source.connect() as reading, target.begin() as writing:
-        for table in schema.metadata.sorted_tables:
-            if table.name in old.tables:
-                kept = old.tables[table.name]
-                columns = [table.c[column.name] for column in kept.columns]
-                rows = [dict(row) for row in reading.execute(select(*columns)).mappings()]
-                copied[table.name] = len(rows)
-                if rows:
-                    writing.execute(insert(kept), rows)
-    return copied
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """Of a ledger of today, and of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'today.sqlite'}", f"sqlite:///{tmp_path / 'old.sqlite'}"
-    new = request.getfixturevalue("new_postgres")
-    return new(), new()
 
 
 def test_an_old_ledger_keeps_its_rows_and_its_answers_are_votes(
@@ -71,7 +34,7 @@ def test_an_old_ledger_keeps_its_rows_and_its_answers_are_votes(
         today.release("v1")
         expected = today.judgements(include_superseded=True)
     engines = [create_engine(url.replace("postgresql:", "postgresql+psycopg:")) for url in urls]
-    old_ledger(engines[1])
+    old_ledger(engines[1], BEFORE)
     copied = copy_rows(*engines)
     assert copied["assignment"] == 10 and copied["presentation"] == 20 and copied["judgement"] == 7
     for engine in engines:

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, MetaData, create_engine, func, insert, select, text
+from sqlalchemy import create_engine, func, select, text
 
 from accord.errors import LedgerError
-from accord.ledger import Ledger, accounts, database, erasure, media, projects, queue, reservations, schema
+from accord.ledger import Ledger, accounts, erasure, media, projects, queue, reservations, schema
 from accord.ledger.database import utc_now
 from accord.ledger.media import Medium
 from accord.records import Group, Prompt, Question
+from old_ledgers import copy_rows, old_ledger
 
 BEFORE = "0007"
 PHOTO = Medium("image/png", b"\x89PNG a photo")
-
-
-def old_ledger(engine: Engine) -> None:
-    """The empty tables as of schema version 0007."""
-    config = Config()
-    config.set_main_option("script_location", str(database.MIGRATIONS))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, BEFORE)
-
-
-def copy_rows(source: Engine, target: Engine) -> dict[str, int]:
-    """Everything that the old tables have columns for, parents first; how many rows of each table."""
-    old = MetaData()
-    old.reflect(target)
-    copied = {}
-    with source.connect() as reading, target.begin() as writing:
-        for table in schema.metadata.sorted_tables:
-            if table.name in old.tables:
-                kept = old.tables[table.name]
-                columns = [table.c[column.name] for column in kept.columns]
-                rows = [dict(row) for row in reading.execute(select(*columns)).mappings()]
-                copied[table.name] = len(rows)
-                if rows:
-                    writing.execute(insert(kept), rows)
-    return copied
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """Of a ledger of today, and of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'today.sqlite'}", f"sqlite:///{tmp_path / 'old.sqlite'}"
-    new = request.getfixturevalue("new_postgres")
-    return new(), new()
 
 
 def fill(url: str) -> tuple[str, str, list[str]]:
@@ -78,7 +40,7 @@ def fill(url: str) -> tuple[str, str, list[str]]:
 def test_an_old_ledger_keeps_its_rows_and_learns_to_keep_and_to_erase(urls: tuple[str, str]) -> None:
     project, ada, items = fill(urls[0])
     engines = [create_engine(url.replace("postgresql:", "postgresql+psycopg:")) for url in urls]
-    old_ledger(engines[1])
+    old_ledger(engines[1], BEFORE)
     copied = copy_rows(*engines)
     assert copied["message"] == 3 and copied["media"] == 1 and copied["judgement"] == 2
     for engine in engines:
