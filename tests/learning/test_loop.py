@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -48,10 +50,34 @@ def settings(model: str, out: Path, **changes: object) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seeds() -> dict[str, list[int]]:
+    """The seed of each stage, round after round, once the run is `finished`."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def finished(model: str, tmp_path_factory: pytest.TempPathFactory, seeds: dict[str, list[int]]) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    rounds.run(settings(model, out, rounds=2), QUIET)
+
+    def noting(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(config: Any, *args: Any, **kwargs: Any) -> Any:
+            seeds.setdefault(name, []).append(config.seed)
+            return run(config, *args, **kwargs)
+
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in (rounds.sft, rounds.sample, rounds.ask, rounds.reward, rounds.online, rounds.evaluate):
+            patch.setattr(stage, "run", noting(stage.__name__.rpartition(".")[2], stage.run))
+        rounds.run(settings(model, out, rounds=2, seed=3), QUIET)
     return out
+
+
+def test_every_round_has_a_seed_of_its_own_that_its_stages_share(
+    finished: Path, seeds: dict[str, list[int]]
+) -> None:
+    each = {stage: [3, 1003] for stage in ("sample", "ask", "reward", "online", "evaluate")}
+    assert seeds == {"sft": [3], **each}
 
 
 def test_the_report_has_every_number(finished: Path) -> None:
