@@ -74,6 +74,12 @@ def takes_slots(model: PreTrainedModel) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
+def free_rows(rows: int, used: int, waiting: int) -> int:
+    """How many to let in: none until an eighth of the rows is free, since prompts are cheaper together."""
+    free = min(rows - used, waiting)
+    return free if free >= min(max(1, rows // 8), waiting) else 0
+
+
 class _SlotLayer(CacheLayerMixin):
     """One layer's keys and values (rows, heads, columns, size); each row's new token has its own column."""
 
@@ -147,9 +153,7 @@ class Slots:
         self.prefixes: dict[tuple[int, ...], tuple[list[_Prefix], Tensor]] = {}
 
     def admissible(self, waiting: deque[Any]) -> int:
-        """Fill up when an eighth of the rows is free: prompts are cheaper to run several at a time."""
-        free = min(self.rows - len(self.lengths_N), len(waiting))
-        return free if free >= min(max(1, self.rows // 8), len(waiting)) else 0
+        return free_rows(self.rows, len(self.lengths_N), len(waiting))
 
     def admit(self, rows: Sequence[Sequenced]) -> Tensor:
         fresh = dict.fromkeys(row.prompt_ids for row in rows if row.prompt_ids not in self.prefixes)
@@ -213,14 +217,14 @@ class Slots:
 
     def _reserve(self, length: int, prefixes: list[_Prefix]) -> None:
         if self.cache is None:
-            self.capacity = _rounded(length + 1)
+            self.capacity = rounded(length + 1)
             self.layers = [_SlotLayer(self, prefix) for prefix in prefixes]
             self.cache = Cache(layers=[*self.layers])
         elif length > self.capacity:
             self._widen(length)
 
     def _widen(self, width: int) -> None:
-        self.capacity = _rounded(width)
+        self.capacity = rounded(width)
         for layer in self.layers:
             layer.widen(self.capacity, len(self.lengths_N))
 
@@ -280,5 +284,12 @@ def _batches(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         yield batch
 
 
-def _rounded(columns: int) -> int:
+def rounded(columns: int) -> int:
     return -(-columns // GRAIN) * GRAIN
+
+
+def compact(alive: Sequence[bool]) -> list[int]:
+    """Which old place each remaining row comes from: the last ones fill the holes, the others stay."""
+    count = sum(alive)
+    tail = (i for i in range(count, len(alive)) if alive[i])
+    return [i if alive[i] else next(tail) for i in range(count)]

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from accord.errors import ConfigError, DataError, ModelError, NumericsError
 from accord.models.adapters import Trunk
 from accord.records import Completion, Group, Prompt, Sampling
-from accord.rollout.decoders import Decoder, decoder_for
+from accord.rollout.decoders import compact
+from accord.rollout.decoding import decoding
 from accord.rollout.draw import draw, uniforms
-from accord.rollout.packed import packed_linears
 from accord.rollout.sampler import Progress, check_sampling
 
 
@@ -109,8 +109,7 @@ class LocalSampler:
         waiting = deque(sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids)))
         active: list[_Row] = []
         at_once, ends = min(self.rows, len(rows)), end_ids(self.model, self.renderer)
-        decoder: Decoder = decoder_for(self.model, at_once)
-        with packed_linears(self.model, at_once):
+        with decoding(self.model, at_once) as decoder:
             while waiting or active:
                 entering = [waiting.popleft() for _ in range(decoder.admissible(waiting))]
                 if entering:
@@ -118,7 +117,7 @@ class LocalSampler:
                     self._extend(entering, decoder.admit(entering), sampling)
                 else:
                     self._extend(active, decoder.step([row.tokens[-1] for row in active]), sampling)
-                order = _compact([not _ended(row, sampling, ends) for row in active])
+                order = compact([not _ended(row, sampling, ends) for row in active])
                 if len(order) < len(active):
                     decoder.keep(order)
                     active = [active[i] for i in order]
@@ -180,10 +179,3 @@ def fitting_prompt(
 
 def _ended(row: _Row, sampling: Sampling, ends: frozenset[int]) -> bool:
     return len(row.tokens) >= sampling.max_new_tokens or row.tokens[-1] in ends
-
-
-def _compact(alive: Sequence[bool]) -> list[int]:
-    """Which old place each remaining row comes from: the last ones fill the holes, the others stay."""
-    count = sum(alive)
-    tail = (i for i in range(count, len(alive)) if alive[i])
-    return [i if alive[i] else next(tail) for i in range(count)]

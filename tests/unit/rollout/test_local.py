@@ -9,9 +9,9 @@ from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralFo
 from accord.data.render import Renderer
 from accord.errors import ConfigError, DataError, ModelError, NumericsError
 from accord.records import Group, Prompt, Sampling
-from accord.rollout import local
-from accord.rollout.decoders import Waves, takes_slots
-from accord.rollout.local import LocalSampler, _compact
+from accord.rollout import decoding
+from accord.rollout.decoders import Waves, compact, takes_slots
+from accord.rollout.local import LocalSampler
 from accord.rollout.sampler import Sampler
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -107,7 +107,7 @@ def test_the_plain_decoder_keeps_to_its_rows_too(monkeypatch):
     model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    monkeypatch.setattr(local, "decoder_for", Waves)
+    monkeypatch.setattr(decoding, "decoder_for", Waves)
     _sampler(model, rows=3).sample(PROMPTS, 5, Sampling(max_new_tokens=6))
     assert max(seen) == 3
 
@@ -185,7 +185,7 @@ def test_models_with_a_window_do_not_get_a_prepared_mask():
 
 
 def test_compaction_moves_as_little_as_it_can():
-    assert _compact([True, True]) == [0, 1]
-    assert _compact([False, True, False, True, True]) == [3, 1, 4]
-    assert _compact([True, False, False]) == [0]
-    assert _compact([False, False]) == []
+    assert compact([True, True]) == [0, 1]
+    assert compact([False, True, False, True, True]) == [3, 1, 4]
+    assert compact([True, False, False]) == [0]
+    assert compact([False, False]) == []
