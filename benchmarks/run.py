@@ -2,7 +2,8 @@
 
     python benchmarks/run.py                     # everything (hours); results go to docs/performance.*
     python benchmarks/run.py --only dpo sft      # some works; the rest of the results is kept
-    python benchmarks/run.py --only scaling      # how cost grows; --only processes, --only limits
+    python benchmarks/run.py --only scaling      # how cost grows; goes on where it was stopped
+    python benchmarks/run.py --profile dpo       # where our own time goes; nothing is written
 
 Each measurement is a fresh process; ours and the peer's alternate, and medians over all repeats are kept.
 """
@@ -13,275 +14,84 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from speed.task import Measured, Task
+from speed.compare import MeasurementError, ceilings, compare, run_command, start_up
+from speed.works import BYTES, WORKS, Bench, shape_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TRL, TRL_PPO = "trl-1.16.0", "trl-1.12.0"  # the newest, and the last that has PPO
-TIMEOUT = 3600
 
 
-@dataclass(frozen=True)
-class Work:
-    """A row of the table: what a step is, and which line of peers.txt the peer is."""
-
-    what: str
-    peer: str = TRL
-    prompts: int = 0
-    answers: int = 1
-
-
-WORKS: Mapping[str, Work] = {
-    "sft": Work("8 demonstrations"),
-    "reward": Work("8 pairs"),
-    "dpo": Work("8 pairs, reference included"),
-    "dpo-cached": Work("8 pairs, reference computed before"),
-    "grpo": Work("2 prompts × 8 answers × 64 tokens", prompts=2, answers=8),
-    "rloo": Work("2 prompts × 8 answers × 64 tokens", prompts=2, answers=8),
-    "ppo": Work("4 prompts × 4 answers × 64 tokens, 4 epochs", peer=TRL_PPO, prompts=4, answers=4),
-    "sampling": Work("8 prompts × 4 answers × 64 tokens", prompts=8, answers=4),
-}
-# What is varied -> (the work, its values)
-SCALING: Mapping[str, tuple[str, Sequence[Any]]] = {
-    "prompt tokens": ("dpo", (32, 128, 512)),
-    "answers per prompt": ("grpo", (2, 4, 8, 16)),
-    "pairs per step": ("dpo", (2, 8, 32)),
-    "length of rejected / chosen": ("dpo", (1, 3, 6)),
-    "model": ("dpo", ("smollm2-135m-instruct", "random-0.5b")),
-}
-
-Runner = Callable[[str, Task, str], Measured]
-
-
-def run_process(side: str, task: Task, peer: str) -> Measured:
-    """One measurement in a process of its own, which sees the peer's folder only if it is the peer's."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    paths = [str(HERE), str(HERE / ".peers" / peer)] if side == "peer" else [str(HERE)]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-m", "speed.measure", side, task.to_json()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-    if done.returncode:
-        raise SystemExit(f"{side} {task.work} failed:\n{done.stderr[-4000:]}")
-    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def compare(task: Task, peer: str, repeats: int, run: Runner = run_process) -> dict[str, Any]:
-    """Ours and the peer's in turn; the ratios say how many times as much the peer takes."""
-    found: dict[str, list[Measured]] = {"ours": [], "peer": []}
-    for _ in range(repeats):
-        for side, measured in found.items():
-            measured.append(run(side, task, peer))
-            print(f"  {side}: {_show(measured[-1])}", file=sys.stderr, flush=True)
-    ours, theirs = found["ours"], found["peer"]
-    seconds = [median(s for m in side for s in m.seconds) for side in (ours, theirs)]
-    memory = [median(m.peak_gb for m in side) for side in (ours, theirs)]
-    return {
-        "speed_ratio": round(seconds[1] / seconds[0], 2),
-        "memory_ratio": round(memory[0] / memory[1], 3),
-        "ours_seconds": round(seconds[0], 3),
-        "peer_seconds": round(seconds[1], 3),
-        "ours_range": _range(ours),
-        "peer_range": _range(theirs),
-        "ours_gb": round(memory[0], 2),
-        "peer_gb": round(memory[1], 2),
-        "ours_tokens": ours[0].tokens,
-        "peer_tokens": theirs[0].tokens,
-        "ours_losses": ours[0].losses,
-        "peer_losses": theirs[0].losses,
-        "steps": sum(len(m.seconds) for m in ours),
-        "peer": peer if task.work != "sampling" else "generate()",
-    }
-
-
-def _range(side: Sequence[Measured]) -> list[float]:
-    seconds = [s for m in side for s in m.seconds]
-    return [round(min(seconds), 3), round(max(seconds), 3)]
-
-
-def _show(m: Measured) -> str:
-    steps = " ".join(f"{s:.2f}" for s in m.seconds)
-    return (
-        f"{steps} s a step, {m.peak_gb:.2f} GB, {m.tokens} tokens, losses {[round(x, 4) for x in m.losses]}"
-    )
-
-
-def start_up(repeats: int = 10) -> dict[str, Any]:
-    """Seconds until `--help` is printed. The first run of each, which fills caches, is not counted."""
-    binary = Path(sys.executable).with_name("accord")
-    peer = [sys.executable, "-c", "from trl.cli import main; main()"]
-    environments = [dict(os.environ), {**os.environ, "PYTHONPATH": str(HERE / ".peers" / TRL)}]
-    seconds: list[list[float]] = [[], []]
-    for _ in range(repeats + 1):
-        for i, command in enumerate(([str(binary)], peer)):
-            began = time.perf_counter()
-            subprocess.run([*command, "--help"], env=environments[i], capture_output=True, check=True)
-            seconds[i].append(time.perf_counter() - began)
-    ours, theirs = (median(s[1:]) for s in seconds)
-    return {
-        "speed_ratio": round(theirs / ours, 2),
-        "ours_seconds": round(ours, 3),
-        "peer_seconds": round(theirs, 3),
-        "peer": TRL,
-    }
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where things lie, and how often they are run."""
-
-    arguments: argparse.Namespace
-    folder: Path
-
-    def model(self, name: str) -> str:
-        from speed.rows import write_model
-
-        short = Path(name).name
-        return str(write_model(name, self.folder / f"model-{short}-{self.dtype}", self.dtype))
-
-    @property
-    def dtype(self) -> str:
-        return str(self.arguments.dtype)
-
-    def rows(self, name: str, model: str, pairs: int, **made: Any) -> str:
-        """A data folder: of the real comparisons, or of words where `made` says how many."""
-        from speed import rows
-        from transformers import AutoTokenizer
-
-        from accord.data.render import Renderer
-
-        renderer = Renderer(AutoTokenizer.from_pretrained(model))
-        source = Path(self.arguments.preferences)
-        real = not made and source.exists()
-        found = rows.hh_rows(source, renderer, pairs) if real else rows.made_rows(renderer, pairs, **made)
-        return str(rows.write(self.folder / name, found, renderer))
-
-    def task(self, name: str, model: str, data: str, steps: int) -> Task:
-        work = WORKS[name]
-        return Task(
-            name,
-            model,
-            data,
-            steps,
-            work.prompts,
-            work.answers,
-            self.arguments.new_tokens,
-            not self.arguments.full,
-            self.dtype,
-            self.arguments.peer_checkpointing,
-        )
-
-
-def work(bench: Bench, name: str, machine: Any) -> dict[str, Any]:
-    """A row of the table, with both sides' share of what the machine could do."""
+def one_step(bench: Bench, name: str) -> dict[str, Any]:
+    """A row of the table, with both sides' share of what the machine could do just before."""
     from speed.limits import limit_seconds
     from speed.task import read_rows, spread
 
-    print(f"{name}: {WORKS[name].what}", file=sys.stderr, flush=True)
+    print(f"{name}: {bench.what(name)}", file=sys.stderr, flush=True)
     model = bench.model(bench.arguments.model)
     data = bench.rows("pairs", model, bench.arguments.pairs)
     task = bench.task(name, model, data, bench.arguments.steps)
+    machine = ceilings(bench.dtype)
     found = compare(task, WORKS[name].peer, bench.arguments.repeats)
     lengths = read_rows(f"{data}/lengths.jsonl")
     lengths = spread(lengths, task.prompts) if task.prompts else lengths
-    limit = limit_seconds(task, shape_of(model), lengths, machine)
+    limit = limit_seconds(task, shape_of(model, bench.dtype), lengths, machine)
+    sides = {"": "ours", "peer_": "peer"}
+    shares = {
+        f"{prefix}fraction_of_limit": round(limit / found[f"{side}_seconds"], 3)
+        for prefix, side in sides.items()
+        if f"{side}_seconds" in found
+    }
     return {
-        "what": WORKS[name].what,
+        "what": bench.what(name),
+        **bench.conditions(name),
         **found,
+        "gflops": round(machine.gflops, 1),
+        "gbytes": round(machine.gbytes, 1),
         "limit_seconds": round(limit, 3),
-        "fraction_of_limit": round(limit / found["ours_seconds"], 3),
-        "peer_fraction_of_limit": round(limit / found["peer_seconds"], 3),
+        **shares,
     }
 
 
-def scaling(bench: Bench) -> dict[str, Any]:
-    """Each work with one thing varied; a short run of two steps after the first."""
-    found: dict[str, Any] = {}
-    for label, (name, values) in SCALING.items():
-        rows = []
-        for value in values:
-            print(f"{name}, {label}: {value}", file=sys.stderr, flush=True)
-            compared = compare(varied(bench, label, name, value), WORKS[name].peer, 1)
-            keep = ("ours_seconds", "peer_seconds", "speed_ratio", "ours_gb", "peer_gb", "memory_ratio")
-            rows.append({"value": value, **{key: compared[key] for key in keep}})
-        found[label] = {"work": name, "rows": rows}
+def limits() -> dict[str, Any]:
+    """The machine's ceilings in each precision."""
+    found = {}
+    for dtype in BYTES:
+        machine = ceilings(dtype)
+        products = {name: round(value, 1) for name, value in machine.products.items()}
+        found[dtype] = {"products": products, "gbytes": round(machine.gbytes, 1)}
     return found
 
 
-def varied(bench: Bench, label: str, name: str, value: Any) -> Task:
-    model = bench.model(value if label == "model" else bench.arguments.model)
-    pairs = bench.arguments.pairs
-    data = {
-        "prompt tokens": lambda: bench.rows("scaled", model, pairs, prompt=value),
-        "answers per prompt": lambda: bench.rows("scaled", model, 16),
-        "pairs per step": lambda: bench.rows("scaled", model, value),
-        "length of rejected / chosen": lambda: bench.rows("scaled", model, pairs, answer=20, ratio=value),
-        "model": lambda: bench.rows("scaled", model, pairs),
-    }[label]()
-    task = bench.task(name, model, data, 2)
-    if label == "answers per prompt":
-        return replace(task, prompts=16 // value, answers=value)
-    return task
+def results_of(part: str, bench: Bench, before: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What was found of `part`, as often as there is more of it; `before` is what is known of it."""
+    from speed.processes import processes
+    from speed.scaling import scaling
+
+    if part == "scaling":
+        yield from scaling(bench, {} if bench.arguments.again else before)
+    elif part == "processes":
+        yield from processes(bench)
+    elif part == "limits":
+        yield limits()
+    else:
+        yield start_up() if part == "start-up" else one_step(bench, part)
 
 
-def processes(bench: Bench) -> dict[str, Any]:
-    """Seconds of a DPO step by the command itself: one process with all cores, two with half of them each."""
+def show_profile(bench: Bench, name: str) -> None:
+    """Print where our time goes in two steps of a work."""
+    from speed.profiling import Profile, table
+
     model = bench.model(bench.arguments.model)
-    data = bench.rows("pairs", model, bench.arguments.pairs)
-    found: dict[str, Any] = {"work": "dpo-cached"}
-    for count in (1, 2):
-        with TemporaryDirectory() as out:
-            launch = ["torchrun", "--nproc-per-node", str(count), "--no-python"] if count > 1 else []
-            settings = {
-                "model": model,
-                "data": f"{data}/pairs.jsonl",
-                "out": out,
-                "dtype": bench.dtype,
-                "epochs": bench.arguments.steps + 1,
-                "batch_size": bench.arguments.pairs,
-                "held_out": 0,
-                "save": "adapter",
-            }
-            flags = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
-            threads = str(max(1, (os.cpu_count() or 1) // count))
-            binaries = Path(sys.executable).parent
-            path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-            environment = {**os.environ, "OMP_NUM_THREADS": threads, "PATH": path}
-            command = [*launch, "accord", "dpo", *flags]
-            subprocess.run(command, env=environment, capture_output=True, check=True, timeout=TIMEOUT)
-            log = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-        found[str(count)] = round(median(row["seconds"] for row in log[1:]), 3)
-        print(f"  {count} processes: {found[str(count)]} s a step", file=sys.stderr, flush=True)
-    return found
-
-
-def shape_of(model: str) -> Any:
-    from speed.limits import Shape
-    from transformers import AutoConfig
-
-    c = AutoConfig.from_pretrained(model)
-    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    keys = c.num_key_value_heads * size
-    queries = c.num_attention_heads * size
-    return Shape(c.num_hidden_layers, c.hidden_size, queries, keys, c.intermediate_size, c.vocab_size)
-
-
-def limits() -> Any:
-    from speed.limits import Machine
-
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-m", "speed.measure", "machine"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return Machine(**json.loads(done.stdout))
+    task = bench.task(name, model, bench.rows("pairs", model, bench.arguments.pairs), steps=1)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-m", "speed.measure", "profile", task.to_json()]
+    printed = run_command(command, environment, f"profile of {name}").splitlines()[-1]
+    print(table(Profile(**json.loads(printed))))
 
 
 def default_preferences() -> Path:
@@ -296,7 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = [*WORKS, "start-up", "scaling", "processes", "limits"]
+    parts = ["limits", *WORKS, "start-up", "scaling", "processes"]
     parser.add_argument(
         "--only", nargs="+", choices=parts, default=parts, metavar="WORK", help=", ".join(parts)
     )
@@ -306,13 +116,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--new_tokens", type=int, default=64, help="tokens of a sampled answer")
     parser.add_argument("--steps", type=int, default=3, help="measured steps in a process, after a first one")
     parser.add_argument("--repeats", type=int, default=2, help="processes of each side")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=list(BYTES))
     parser.add_argument("--full", action="store_true", help="full fine-tuning instead of LoRA")
     parser.add_argument("--peer_checkpointing", action="store_true", help="the peer's gradient checkpointing")
+    weights = "of the peer in bfloat16; float32, its default, is multiplied under autocast"
+    parser.add_argument("--peer_weights", default="float32", choices=list(BYTES), help=weights)
+    parser.add_argument("--again", action="store_true", help="measure anew what --only scaling has already")
+    parser.add_argument(
+        "--profile", choices=list(WORKS), metavar="WORK", help="only print where our time goes"
+    )
     parser.add_argument("--variant", default="", help="keep these results apart, under this name")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where performance.* are written")
     parser.add_argument("--work", type=Path, default=HERE / ".work", help="for models and rows")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if BYTES[chosen.peer_weights] < BYTES[chosen.dtype]:
+        parser.error("--peer_weights bfloat16 goes with --dtype bfloat16")
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -321,18 +140,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no measurement outlives us
     bench = Bench(chosen, chosen.work)
-    machine = limits()
-    print(f"machine: {machine.gflops:.0f} GFLOP/s, {machine.gbytes:.1f} GB/s", file=sys.stderr)
-    path = chosen.docs / "performance.json"
-    others = {"start-up": start_up, "scaling": lambda: scaling(bench), "processes": lambda: processes(bench)}
-
-    def measured(part: str) -> dict[str, Any]:
-        return work(bench, part, machine) if part in WORKS else others[part]()
-
+    if chosen.profile:
+        return show_profile(bench, chosen.profile)
+    failed = []
     for part in chosen.only:
-        new = {} if part == "limits" else {part: measured(part)}
-        results = report.merge(path, new, machine, chosen.variant)
-        report.write(results, chosen.docs)
+        try:
+            for found in results_of(part, bench, report.known(chosen.docs, part, chosen.variant)):
+                report.keep(chosen.docs, part, found, chosen.variant)
+        except MeasurementError as error:
+            print(error, file=sys.stderr, flush=True)
+            failed.append(part)
+    if failed:
+        raise SystemExit(f"without a result: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from speed.task import LORA_RANK, Task
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured ceilings: float32 matrix products, and reading memory."""
+    """Measured ceilings: the best of some ways to multiply matrices, and reading memory."""
 
     gflops: float
     gbytes: float
+    products: Mapping[str, float] = field(default_factory=dict)  # GFLOP/s of each way
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Shape:
     keys: int  # key-value heads times their size
     feed_forward: int
     vocabulary: int
-    bytes_each: int = 4
+    bytes_each: int = 4  # of a weight
 
     @property
     def linear(self) -> int:
@@ -131,14 +132,28 @@ def limit_seconds(task: Task, shape: Shape, lengths: Sequence[Mapping[str, int]]
     return seconds
 
 
-def measure_machine(size: int = 3072, repeats: int = 8) -> Machine:
-    """The best of several products of square matrices, and of matrix times vector (which reads all once)."""
+def measure_machine(dtype: str = "float32", size: int = 3072, repeats: int = 5) -> Machine:
+    """The best of some products of square matrices in `dtype`, and of passes over more than a cache holds."""
     with on_device("auto"):
-        a, b = torch.randn(2, size, size).unbind()
+        a, b = torch.randn(2, size, size).to(getattr(torch, dtype)).unbind()
         wide, vector = torch.randn(8 * size, 2 * size), torch.randn(2 * size)
-        product = _best(lambda: a @ b, repeats)
-        reading = _best(lambda: wide @ vector, repeats)
-    return Machine(2 * size**3 / product / 1e9, wide.numel() * 4 / reading / 1e9)
+        ways = _products(a, b)
+        products = {name: 2 * size**3 / _best(way, repeats) / 1e9 for name, way in ways.items()}
+        reading = min(_best(lambda: wide @ vector, repeats), _best(wide.sum, repeats))
+    return Machine(max(products.values()), wide.numel() * 4 / reading / 1e9, products)
+
+
+def _products(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """torch's own (on CPUs MKL's in float32), and oneDNN's on plain weights and on those that it laid out."""
+    ways: dict[str, Callable[[], Tensor]] = {"torch": lambda: a @ b}
+    ops = torch.ops.mkldnn
+    if a.is_cuda or not torch.backends.mkldnn.is_available() or not hasattr(ops, "_linear_pointwise"):
+        return ways
+    packed = ops._reorder_linear_weight(b, len(a))
+    return ways | {
+        "oneDNN": lambda: ops._linear_pointwise(a, b, None, "none", [], ""),
+        "oneDNN, packed": lambda: ops._linear_pointwise(a, packed, None, "none", [], ""),
+    }
 
 
 def _best(work: Callable[[], Tensor], repeats: int) -> float:

@@ -1,8 +1,13 @@
-"""One measurement in a process of its own: `python -m speed.measure ours|peer|machine TASK`; prints JSON."""
+"""One measurement in a process of its own, printed as JSON.
+
+python -m speed.measure ours|peer|profile TASK
+python -m speed.measure machine DTYPE
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -31,10 +36,15 @@ def main() -> None:
         if side == "machine":
             from speed.limits import measure_machine
 
-            found = asdict(measure_machine())
+            found = asdict(measure_machine(rest[0]))
+        elif side == "profile":
+            from speed.profiling import profile
+
+            found = asdict(profile(Task.from_json(rest[0])))
         else:
             found = asdict(measure(side, Task.from_json(rest[0])))
-    print(json.dumps(found))
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

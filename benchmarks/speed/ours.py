@@ -26,15 +26,15 @@ OPTIM = {"learning_rate": LEARNING_RATE, "schedule": "constant", "warmup_share":
 
 
 def sft(task: Task) -> Measured:
-    return _supervised(accord.sft, task, "demonstrations", save="adapter")
+    return _supervised(accord.sft, task)
 
 
 def reward(task: Task) -> Measured:
-    return _supervised(accord.reward, task, "pairs", held_out=0.0, probe_penalty=None)
+    return _supervised(accord.reward, task)
 
 
 def dpo_cached(task: Task) -> Measured:
-    return _supervised(accord.dpo, task, "pairs", held_out=0.0, save="adapter")
+    return _supervised(accord.dpo, task)
 
 
 def dpo(task: Task) -> Measured:
@@ -45,11 +45,11 @@ def dpo(task: Task) -> Measured:
 
 
 def grpo(task: Task) -> Measured:
-    return _online(accord.grpo, task, epochs=1, kl={"coef": 0.04}, reward_model=REWARD)
+    return _online(accord.grpo, task)
 
 
 def rloo(task: Task) -> Measured:
-    return _online(accord.rloo, task, epochs=1, kl={"coef": 0.05}, reward_model=REWARD)
+    return _online(accord.rloo, task)
 
 
 def ppo(task: Task) -> Measured:
@@ -57,7 +57,7 @@ def ppo(task: Task) -> Measured:
         fitted = accord.reward(
             **_common(task, "model", Path(folder)), data=f"{task.data}/pairs.jsonl", epochs=1, held_out=0.0
         )
-        return _online(accord.ppo, task, epochs=4, kl={"coef": 0.05}, reward_model=fitted["model"])
+        return _online(accord.ppo, task, epochs=4, reward_model=fitted["model"])
 
 
 def sampling(task: Task) -> Measured:
@@ -98,39 +98,55 @@ def _common(task: Task, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _supervised(stage: Callable[..., Any], task: Task, data: str, **settings: Any) -> Measured:
-    """All rows in every step, so an epoch is a step."""
-    rows = f"{task.data}/{data}.jsonl"
-    if not task.lora:
-        settings.pop("save", None)  # a full copy can only be saved whole
+def supervised_settings(task: Task, folder: Path) -> dict[str, Any]:
+    """Of a stage that writes into `folder`; all rows are in every step, so an epoch is a step."""
+    rows = f"{task.data}/{'demonstrations' if task.work == 'sft' else 'pairs'}.jsonl"
+    saved = {"save": "adapter"} if task.lora else {}  # a full copy can only be saved whole
+    own: dict[str, dict[str, Any]] = {"sft": saved, "reward": {"held_out": 0.0, "probe_penalty": None}}
+    return {
+        **_common(task, "out", folder),
+        "data": rows,
+        "epochs": task.steps + 1,
+        "batch_size": len(read_rows(rows)),
+        "optim": OPTIM,
+        **own.get(task.work, {"held_out": 0.0, **saved}),
+    }
+
+
+def online_settings(task: Task, folder: Path) -> dict[str, Any]:
+    """Of a stage that writes into `folder`, which gets the prompts, too."""
+    prompts = folder / "prompts.jsonl"
+    write_rows(prompts, spread(read_rows(f"{task.data}/prompts.jsonl"), task.prompts))
+    return {
+        **_common(task, "out", folder),
+        "prompts": prompts,
+        "iterations": task.steps + 1,
+        "prompts_per_iteration": task.prompts,
+        "k": task.answers,
+        "max_new_tokens": task.new_tokens,
+        "minibatches": 1,
+        "epochs": 1,
+        "kl": {"coef": 0.04 if task.work == "grpo" else 0.05},
+        "reward_model": REWARD,
+        "stop_kl": 1e9,
+        "missing_end_penalty": None,
+        "optim": OPTIM,
+        "save": "adapter" if task.lora else "merged",
+    }
+
+
+def _supervised(stage: Callable[..., Any], task: Task) -> Measured:
     with TemporaryDirectory() as folder:
-        own = {"data": rows, "epochs": task.steps + 1, "batch_size": len(read_rows(rows)), "optim": OPTIM}
-        stage(**_common(task, "out", Path(folder)), **own, **settings)
+        stage(**supervised_settings(task, Path(folder)))
         log = read_metrics(Path(folder) / "out")
-    pairs = 1 if data == "demonstrations" else 2
-    lengths = read_rows(f"{task.data}/lengths.jsonl")
-    tokens = sum(row[name] for row in lengths for name in ("chosen", "rejected")[:pairs])
+    answers = ("chosen",) if task.work == "sft" else ("chosen", "rejected")
+    tokens = sum(row[name] for row in read_rows(f"{task.data}/lengths.jsonl") for name in answers)
     return Measured([row["seconds"] for row in log[1:]], tokens, [row["loss"] for row in log])
 
 
-def _online(stage: Callable[..., Any], task: Task, **settings: Any) -> Measured:
+def _online(stage: Callable[..., Any], task: Task, **own: Any) -> Measured:
     with TemporaryDirectory() as folder:
-        prompts = Path(folder) / "prompts.jsonl"
-        write_rows(prompts, spread(read_rows(f"{task.data}/prompts.jsonl"), task.prompts))
-        stage(
-            **_common(task, "out", Path(folder)),
-            prompts=prompts,
-            iterations=task.steps + 1,
-            prompts_per_iteration=task.prompts,
-            k=task.answers,
-            max_new_tokens=task.new_tokens,
-            minibatches=1,
-            stop_kl=1e9,
-            missing_end_penalty=None,
-            optim=OPTIM,
-            save="adapter" if task.lora else "merged",
-            **settings,
-        )
+        stage(**{**online_settings(task, Path(folder)), **own})
         log = read_metrics(Path(folder) / "out")
     tokens = round(log[-1]["completions/mean_length"] * task.sampled)
     return Measured([row["seconds"] for row in log[1:]], tokens, [row["loss"] for row in log])

@@ -1,11 +1,13 @@
 """The peers' side: TRL's trainers as their documentation shows them, and Hugging Face's generate().
 
-What differs from TRL's defaults: float32 as on our side (TRL's own default is bfloat16), no gradient
-checkpointing unless asked for (it makes TRL slower), a constant learning rate, nothing saved.
+What differs from TRL's defaults: float32 where ours has it (in bfloat16 TRL's default is taken, float32
+weights under autocast), no gradient checkpointing unless asked for (it makes TRL slower), a constant learning
+rate, nothing saved.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from tempfile import TemporaryDirectory
@@ -112,7 +114,7 @@ def ppo(task: Task) -> Measured:
     prompts = [r["prompt"] for r in spread(_texts(task), task.prompts) for _ in range(task.answers)]
     rows = [{"input_ids": tokenizer(p, add_special_tokens=False).input_ids} for p in prompts]
     scorers = [
-        AutoModelForSequenceClassification.from_pretrained(task.model, num_labels=1, dtype=_dtype(task))
+        AutoModelForSequenceClassification.from_pretrained(task.model, num_labels=1, dtype=task.peer_weights)
         for _ in range(2)
     ]
     scorers[0].base_model.requires_grad_(False)
@@ -137,7 +139,7 @@ def ppo(task: Task) -> Measured:
 @torch.inference_mode()
 def sampling(task: Task) -> Measured:
     tokenizer = AutoTokenizer.from_pretrained(task.model, padding_side="left")
-    model = _policy(task).eval()
+    model = _load(task, task.dtype).eval()  # nothing is trained, so nothing asks for float32 weights
     prompts = [r["prompt"] for r in spread(_texts(task), task.prompts)]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     seconds, made = [], None
@@ -192,7 +194,7 @@ def _train(
         settings = {name: own.pop(name) for name in list(own) if name in config.__dataclass_fields__}
         arguments = config(
             output_dir=folder,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=batch // int(os.environ.get("WORLD_SIZE", "1")),
             max_steps=task.steps + 1,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
@@ -207,7 +209,7 @@ def _train(
         )
         if "model" not in own:
             own["model"] = task.model
-            arguments.model_init_kwargs = {"dtype": _dtype(task)}
+            arguments.model_init_kwargs = {"dtype": task.peer_weights}
         lora = LoraConfig(
             r=LORA_RANK,
             lora_alpha=LORA_ALPHA,
@@ -227,9 +229,9 @@ def _train(
 
 
 def _policy(task: Task) -> Any:
-    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=_dtype(task))
+    return _load(task, task.peer_weights)
+
+
+def _load(task: Task, dtype: str) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(task.model, dtype=dtype)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(task: Task) -> torch.dtype:
-    return torch.bfloat16 if task.dtype == "bfloat16" else torch.float32

@@ -27,6 +27,7 @@ class Task:
     lora: bool = True
     dtype: str = "float32"
     peer_checkpointing: bool = False  # gradient checkpointing of the peer (slower, smaller)
+    peer_weights: str = "float32"  # which the peer, in bfloat16, multiplies under autocast: TRL's default
 
     @property
     def sampled(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from accord.config import Lora
+from accord.config import GrpoConfig, Lora, read_config
 from accord.data.batches import collate
 from accord.data.render import Encoded, Renderer
 from accord.models.adapters import Trunk
 from accord.records import Preference, Prompt
 from tiny import tiny_llama, tiny_tokenizer
+from visible import visible
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from speed import report, rows  # noqa: E402
+from speed import compare, limits, page, processes, profiling, report, rows, scaling, works  # noqa: E402
+from speed.compare import MeasurementError  # noqa: E402
 from speed.limits import (  # noqa: E402
     Machine,
     Shape,
@@ -77,7 +80,20 @@ def renderer_of(model: str) -> Renderer:
     return Renderer(AutoTokenizer.from_pretrained(model))
 
 
-# --- the driver --------------------------------------------------------------------------------------------
+# --- both sides --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "STAT", Path("nowhere"))  # nobody else is on the machine
+
+
+def runner(seconds: Callable[[str, Task], float], calls: list[str]) -> Any:
+    def run(side: str, task: Task, peer: str) -> Measured:
+        calls.append(side)
+        return Measured([seconds(side, task)], 7, [0.5], 2.0)
+
+    return run
 
 
 def test_both_sides_alternate_and_medians_are_compared() -> None:
@@ -91,33 +107,228 @@ def test_both_sides_alternate_and_medians_are_compared() -> None:
         calls.append(f"{side} {task.work} {peer}")
         return made[side].pop(0)
 
-    found = driver.compare(TASK, "trl-9", 2, run)
+    found = compare.compare(TASK, "trl-9", 2, run)
     assert calls == ["ours dpo trl-9", "peer dpo trl-9"] * 2
     assert (found["ours_seconds"], found["peer_seconds"]) == (2.5, 10.5)
     assert (found["speed_ratio"], found["memory_ratio"]) == (4.2, 0.25)
     assert found["ours_range"] == [1.0, 90.0] and found["steps"] == 4
+    assert "peer_failed" not in found
+
+
+def test_a_peer_that_fails_is_left_out_and_ours_goes_on() -> None:
+    calls: list[str] = []
+
+    def seconds(side: str, task: Task) -> float:
+        if side == "peer":
+            raise MeasurementError("peer dpo was killed\nwith a long story")
+        return float(len(calls))
+
+    found = compare.compare(TASK, "trl-9", 3, runner(seconds, calls))
+    assert calls == ["ours", "peer", "ours", "ours"]
+    assert found["peer_failed"] == "peer dpo was killed" and found["ours_seconds"] == 3.0
+    assert not {"peer_seconds", "speed_ratio", "memory_ratio"} & found.keys()
+
+
+def test_ours_may_not_fail_and_may_run_alone() -> None:
+    def fails(side: str, task: Task) -> float:
+        raise MeasurementError(side)
+
+    with pytest.raises(MeasurementError, match="ours"):
+        compare.compare(TASK, "trl-9", 2, runner(fails, []))
+    calls: list[str] = []
+    found = compare.compare(TASK, "trl-9", 2, runner(lambda *_: 1.0, calls), alone=True)
+    assert calls == ["ours", "ours"] and "peer_seconds" not in found
 
 
 def test_a_failing_measurement_shows_its_error(tmp_path: Path) -> None:
-    task = replace(TASK, model=str(tmp_path), data=str(tmp_path))
-    with pytest.raises(SystemExit, match=r"(?s)ours no-such-work failed:.*KeyError: 'no-such-work'"):
-        driver.run_process("ours", replace(task, work="no-such-work"), "trl-9")
+    task = replace(TASK, model=str(tmp_path), data=str(tmp_path), work="no-such-work")
+    with pytest.raises(MeasurementError, match=r"(?s)ours no-such-work failed:.*KeyError: 'no-such-work'"):
+        compare.run_process("ours", task, "trl-9")
+
+
+def test_a_killed_process_is_said_to_have_lacked_memory() -> None:
+    kill = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    with pytest.raises(MeasurementError, match="ours was killed, as happens when memory runs out"):
+        compare.run_command(kill, {}, "ours")
+
+
+@pytest.mark.parametrize(("used", "busy"), [(0, 0.0), (10, 0.1), (150, 1.5)])
+def test_a_busy_machine_is_warned_of(
+    used: int,
+    busy: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two cores have 100 ticks each between the looks; user, nice, system, idle, waiting, ..., guests."""
+    path, stat = tmp_path / "stat", "cpu {} 1 2 {} 5 0 0 0 9999 9999\ncpu0 1 2 3 4\n"
+    path.write_text(stat.format(100, 1000))
+    later = stat.format(100 + used, 1000 + 200 - used)
+    monkeypatch.setattr(compare, "STAT", path)
+    monkeypatch.setattr(compare.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(compare.time, "sleep", lambda seconds: path.write_text(later))
+    assert compare.warn_if_busy() == busy
+    said = capsys.readouterr().err
+    assert ("1.5 of 2 cores busy" in said) if busy > 1 else not said
+
+
+def test_a_machine_that_does_not_say_how_busy_it_is_gets_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "STAT", tmp_path / "none")
+    assert compare.warn_if_busy() is None
+
+
+# --- growth ------------------------------------------------------------------------------------------------
+
+
+def tiny_bench(model: str, folder: Path, *arguments: str) -> works.Bench:
+    flags = ["--model", model, "--preferences", "none", "--pairs", "4", *arguments]
+    return works.Bench(driver.parse(flags), folder)
 
 
 def test_what_is_varied_is_what_changes(model: str, tmp_path: Path) -> None:
-    arguments = driver.parse(["--model", model, "--preferences", "none", "--pairs", "4", "--full"])
-    bench = driver.Bench(arguments, tmp_path)
+    bench = tiny_bench(model, tmp_path, "--full")
 
     def lengths(label: str, value: Any) -> list[dict[str, Any]]:
-        return read_rows(f"{driver.varied(bench, label, 'dpo', value).data}/lengths.jsonl")
+        return read_rows(f"{scaling.varied(bench, label, value).data}/lengths.jsonl")
 
     assert len(lengths("pairs per step", 2)) == 2 and len(lengths("prompt tokens", 200)) == 4
     short, long = (sum(r["prompt"] for r in lengths("prompt tokens", n)) for n in (100, 200))
     assert 1.5 < long / short < 3
     uneven = lengths("length of rejected / chosen", 6)
     assert sum(r["rejected"] for r in uneven) > 4 * sum(r["chosen"] for r in uneven)
-    task = driver.varied(bench, "answers per prompt", "grpo", 4)
+    task = scaling.varied(bench, "answers per prompt", 4)
     assert (task.prompts, task.answers, task.sampled, task.lora) == (4, 4, 16, False)
+    assert task.work == "grpo" and task.steps == 1
+
+
+SERIES = {
+    "pairs per step": scaling.Series("dpo", (2, 3, 4), alone={4: "too large"}),
+    "prompt tokens": scaling.Series("sft", (90, 120)),
+}
+
+
+def test_growth_goes_on_with_what_is_missing(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "SCALING", SERIES)
+    bench, calls = tiny_bench(model, tmp_path), list[str]()
+
+    def seconds(side: str, task: Task) -> float:
+        return 4.0 if side == "peer" else len(read_rows(f"{task.data}/pairs.jsonl"))
+
+    run = runner(seconds, calls)
+    kept = list(scaling.scaling(bench, {}, run))
+    rows_of = [[row["value"] for row in found["pairs per step"]["rows"]] for found in kept]
+    assert rows_of == [[2], [2, 3], [2, 3, 4], [2, 3, 4], [2, 3, 4]]  # one more each time
+    assert calls == ["ours", "peer"] * 2 + ["ours"] + ["ours", "peer"] * 2
+    rows = kept[-1]["pairs per step"]["rows"]
+    assert [row["ours_seconds"] for row in rows] == [2, 3, 4] and rows[0]["speed_ratio"] == 2
+    assert rows[2]["peer_failed"] == "too large" and "peer_seconds" not in rows[2]
+    calls.clear()
+    without = {"pairs per step": {"work": "dpo", "rows": [rows[0], rows[2]]}}
+    resumed = list(scaling.scaling(bench, without, run))
+    assert calls == ["ours", "peer"] * 3 and resumed[-1] == kept[-1]
+    calls.clear()
+    assert not list(scaling.scaling(bench, kept[-1], run)) and not calls
+
+
+def test_what_was_measured_elsewhere_is_not_kept_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.keep(tmp_path, "scaling", {"prompt tokens": {"work": "dpo", "rows": []}})
+    assert "prompt tokens" in report.known(tmp_path, "scaling", "")
+    assert report.known(tmp_path, "scaling", "bfloat16") == {}
+    monkeypatch.setattr(report, "this_machine", lambda: {"processor": "another"})
+    assert report.known(tmp_path, "scaling", "") == {}
+
+
+# --- the driver --------------------------------------------------------------------------------------------
+
+
+def test_each_result_is_kept_with_the_ceilings_of_its_own_run(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = iter([Machine(200.0, 10.0), Machine(100.0, 10.0)])
+    monkeypatch.setattr(driver, "ceilings", lambda dtype: next(machines))
+    run = runner(lambda side, _: 4.0 if side == "peer" else 1.0, [])
+    monkeypatch.setattr(driver, "compare", lambda *rest: compare.compare(*rest, run))
+    flags = ["--model", model, "--preferences", "none", "--pairs", "2", "--steps", "1", "--repeats", "1"]
+    own = ["--docs", str(tmp_path / "docs"), "--work", str(tmp_path / "work"), "--variant", "low"]
+    driver.main([*flags, *own, "--only", "sft", "reward", "--dtype", "bfloat16"])
+    found = json.loads((tmp_path / "docs" / "performance.json").read_text())["variants"]["low"]
+    assert (found["sft"]["gflops"], found["reward"]["gflops"]) == (200.0, 100.0)
+    assert found["sft"]["what"] == "2 demonstrations" and found["sft"]["dtype"] == "bfloat16"
+    assert found["sft"]["peer_dtype"] == "bfloat16 autocast over float32 weights"
+    assert 4 * found["sft"]["peer_fraction_of_limit"] == pytest.approx(
+        found["sft"]["fraction_of_limit"], abs=0.003
+    )
+
+
+def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_step(bench: Any, name: str) -> dict[str, Any]:
+        if name == "sft":
+            raise MeasurementError("ours sft failed")
+        return ROW
+
+    monkeypatch.setattr(driver, "one_step", one_step)
+    with pytest.raises(SystemExit, match="without a result: sft"):
+        driver.main(["--only", "sft", "dpo", "--docs", str(tmp_path)])
+    assert json.loads((tmp_path / "performance.json").read_text()).keys() >= {"dpo", "machine"}
+
+
+def test_everything_is_measured_unless_chosen() -> None:
+    assert set(driver.parse([]).only) == {*works.WORKS, "limits", "start-up", "scaling", "processes"}
+    assert "rloo" in works.WORKS and set(works.WORKS) < set(page.ORDER)
+    with pytest.raises(SystemExit):
+        driver.parse(["--peer_weights", "bfloat16"])
+
+
+def test_the_profile_names_the_longest_operations(model: str, data: str) -> None:
+    found = profiling.profile(Task("sft", model, data, steps=1))
+    names = [name for name, *_ in found.top]
+    assert len(names) == profiling.TOP and "aten::mm" in names
+    seconds = [s for *_, s in found.top]
+    assert seconds == sorted(seconds, reverse=True) and sum(seconds) <= found.seconds
+    again = profiling.Profile(**json.loads(json.dumps(asdict(found))))
+    assert len(profiling.table(again).splitlines()) == profiling.TOP + 1
+
+
+def test_shares_of_a_profile_are_of_all_operations() -> None:
+    class Event:
+        def __init__(self, key: str, count: int, self_cpu_time_total: float) -> None:
+            self.key, self.count, self.self_cpu_time_total = key, count, self_cpu_time_total
+
+    found = profiling.summary([Event("aten::add", 3, 1e6), Event("aten::mm", 2, 3e6)])
+    assert found.seconds == 4.0 and found.top == [("aten::mm", 2, 3.0), ("aten::add", 3, 1.0)]
+    assert " 75.0%     3.00       2  aten::mm" in profiling.table(found)
+
+
+# --- two processes -----------------------------------------------------------------------------------------
+
+
+def test_two_processes_are_compared_with_one(model: str, tmp_path: Path) -> None:
+    calls: list[tuple[str, str, int]] = []
+
+    def run(side: str, task: Task, count: int) -> float:
+        calls.append((side, task.work, count))
+        return 6.0 / count if side == "ours" else 9.0
+
+    kept = list(processes.processes(tiny_bench(model, tmp_path), run))
+    assert [list(found) for found in kept] == [["sft"], ["sft", "dpo-cached"], ["sft", "dpo-cached", "grpo"]]
+    assert kept[-1]["dpo-cached"]["ours"] == {"one": 6.0, "two": 3.0, "ratio": 2.0}
+    assert kept[-1]["dpo-cached"]["peer"]["ratio"] == 1.0 and "peer" not in kept[-1]["sft"]
+    assert ("ours", "grpo", 2) in calls and ("peer", "grpo", 1) not in calls
+
+
+def test_the_command_of_a_stage_has_the_settings_of_the_single_process(
+    model: str, data: str, tmp_path: Path
+) -> None:
+    task = Task("grpo", model, data, steps=1, prompts=2, answers=2, new_tokens=4)
+    command = processes.stage_command(task, tmp_path)
+    assert command[:3] == ["accord", "grpo", "--config"]
+    settings = read_config(GrpoConfig, Path(command[3]), [])
+    assert settings.optim.tokens_per_microbatch == processes.BUDGET and settings.optim.learning_rate == 1e-4
+    assert (settings.k, settings.iterations, settings.out) == (2, 2, tmp_path / "out")
 
 
 def test_a_task_travels_as_json() -> None:
@@ -136,7 +347,7 @@ def test_our_side_runs_each_work(work: str, model: str, data: str) -> None:
     trained = sum(row[name] for row in read_rows(f"{data}/lengths.jsonl") for name in answers)
     assert found.tokens == (16 if work in ("grpo", "rloo", "ppo", "sampling") else trained)
     assert len(found.losses) == (0 if work == "sampling" else 2)
-    assert work in driver.WORKS and work in report.TARGETS
+    assert work in works.WORKS and work in page.TARGETS
 
 
 def test_the_reference_is_counted_warm_and_once_per_step(
@@ -210,7 +421,10 @@ def test_counted_arithmetic_is_what_torch_counts(lora: bool) -> None:
     ids_BL = torch.arange(length)[None]
     whole = Tokens(length, length * length, length)  # torch counts masked attention too
     # torch counts this one only where it makes a new tensor
-    counted = {torch.ops.aten.addmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * b[1]}
+    counted = {
+        torch.ops.aten.addmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * b[1],
+        torch.ops.mkldnn._linear_pointwise: lambda x, w, *rest, **_: 2 * x[0] * x[1] * w[0],
+    }
     with trunk.use("policy") as policy:
         with FlopCounterMode(display=False, custom_mapping=counted) as counter:
             logits = policy(input_ids=ids_BL, use_cache=False).logits
@@ -224,13 +438,7 @@ def test_counted_arithmetic_is_what_torch_counts(lora: bool) -> None:
 def test_attended_pairs_are_those_of_the_mask() -> None:
     groups = [(5, [3, 4, 2]), (2, [6])]
     encoded = [Encoded(tuple(range(p)), tuple(tuple(range(a)) for a in answers)) for p, answers in groups]
-    expected = 0
-    for group in encoded:
-        batch = collate([group])
-        if int(batch.segments_BL.shape[0]) > 1:
-            continue  # the layout split it: its prompt is then not in memory once
-        real_BL = batch.segments_BL >= 0
-        expected += int((batch.mask_B1LL[:, 0] & real_BL[:, :, None]).sum())
+    expected = int(visible(collate(encoded).segments).sum())
     tokens = tokens_of(groups)
     assert (tokens.positions, tokens.scored, tokens.attended) == (22, 15, expected)
 
@@ -242,6 +450,30 @@ def test_decoding_is_bound_by_reading_or_by_arithmetic() -> None:
     assert reading == pytest.approx((10 * weights + cache) / 1e9)
     computing = decoding_seconds(TINY, [8], 4, 10, Machine(1.0, 1e12))
     assert computing > 4 * 10 * 2 * (weights / 4) / 1e9
+
+
+def test_the_ceiling_is_the_best_of_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([8.0, 2.0, 4.0, 0.5, 0.25])  # three products, two passes over memory
+    monkeypatch.setattr(limits, "_best", lambda way, repeats: (way(), next(times))[1])
+    found = limits.measure_machine("bfloat16", size=16, repeats=1)
+    assert found.products.keys() == {"torch", "oneDNN", "oneDNN, packed"}
+    assert found.gflops == 2 * 16**3 / 2.0 / 1e9 and found.gbytes == 4 * 128 * 32 / 0.25 / 1e9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_ways_to_multiply_are_the_same_product(dtype: torch.dtype) -> None:
+    a, b = torch.randn(2, 16, 16).to(dtype).unbind()
+    ways = limits._products(a, b)
+    torch.testing.assert_close(ways.pop("torch")(), a @ b)
+    assert len(ways) == 2
+    for way in ways.values():  # a linear layer's weights are transposed
+        torch.testing.assert_close(way(), a @ b.T)
+
+
+def test_half_the_bytes_halve_the_time_of_reading(model: str) -> None:
+    shapes = [works.shape_of(model, dtype) for dtype in ("float32", "bfloat16")]
+    single, half = (decoding_seconds(shape, [8], 1, 10, Machine(1e12, 1.0)) for shape in shapes)
+    assert single == pytest.approx(2 * half)
 
 
 def test_limits_of_the_works_are_ordered() -> None:
@@ -276,38 +508,69 @@ ROW = {
 
 
 def test_a_later_run_adds_to_the_results(tmp_path: Path) -> None:
-    path = tmp_path / "performance.json"
-    report.write(report.merge(path, {"dpo": ROW}, MACHINE, ""), tmp_path)
-    report.write(report.merge(path, {"sft": {**ROW, "speed_ratio": 3.25}}, MACHINE, ""), tmp_path)
-    report.write(report.merge(path, {"dpo": {**ROW, "speed_ratio": 2.5}}, MACHINE, "full"), tmp_path)
-    found = json.loads(path.read_text())
+    report.keep(tmp_path, "dpo", {**ROW, "gflops": 187.0})
+    report.keep(tmp_path, "sft", {**ROW, "speed_ratio": 3.25})
+    low = {"dtype": "bfloat16", "peer_dtype": "bfloat16 autocast", "model": "random-0.5b", "trains": "LoRA"}
+    report.keep(tmp_path, "dpo", {**ROW, **low, "gflops": 430.0, "speed_ratio": 2.5}, "bfloat16")
+    found = json.loads((tmp_path / "performance.json").read_text())
     needed = {"speed_ratio", "memory_ratio", "ours_seconds", "peer_seconds", "fraction_of_limit"}
     assert needed <= found["dpo"].keys() & found["sft"].keys()
-    assert found["dpo"]["speed_ratio"] == 6.5 and found["variants"]["full"]["dpo"]["speed_ratio"] == 2.5
-    assert found["machine"]["gflops"] == 100.0 and found["dpo"]["when"]
-    page = (tmp_path / "performance.md").read_text()
-    row = (
-        "| dpo: 8 pairs | 2.00 [1.90, 2.20] | 13.00 [12.00, 14.00] | **6.5** (≥ 5) | 2.0 | 8.0 | "
-        "**0.25** (≤ 0.33) | 62% | 10% |"
-    )
-    assert row in page and page.index("| sft") < page.index("| dpo: ")
-    assert "| full | dpo |" in page and "$" not in page
+    assert found["dpo"]["speed_ratio"] == 6.5 and found["variants"]["bfloat16"]["dpo"]["speed_ratio"] == 2.5
+    assert found["dpo"]["when"] and "load_average" in found["dpo"] and found["machine"]["cores"]
+    text = (tmp_path / "performance.md").read_text()
+    seconds = "2.00 [1.90, 2.20] | 13.00 [12.00, 14.00]"
+    row = f"| dpo: 8 pairs | {seconds} | **6.5** (≥ 5) | 2.0 | 8.0 | **0.25** (≤ 0.33) | 62% | 10% | 187 |"
+    assert row in text and text.index("| sft") < text.index("| dpo: ")
+    variant = text[text.index("## One step (bfloat16)") :]
+    assert "random 0.5B in bfloat16 (TRL: bfloat16 autocast), LoRA." in variant
+    assert f"| dpo: 8 pairs | {seconds} | **2.5** | 2.0 | 8.0 | **0.25** | 62% | 10% | 430 |" in variant
+    assert "$" not in text
     assert (tmp_path / "performance.svg").read_text().count("6.5") >= 1
 
 
-def test_the_page_shows_growth_processes_and_start_up(tmp_path: Path) -> None:
-    new = {
-        "start-up": {"speed_ratio": 20.0, "ours_seconds": 0.2, "peer_seconds": 4.0},
-        "scaling": {"prompt tokens": {"work": "dpo", "rows": [{"value": 512, **ROW}]}},
-        "processes": {"work": "dpo-cached", "1": 3.0, "2": 2.0},
-    }
-    report.write(report.merge(tmp_path / "performance.json", new, MACHINE, ""), tmp_path)
-    page = (tmp_path / "performance.md").read_text()
-    assert "| start-up | 0.20 | 4.00 | **20.0** |" in page
-    assert "| 512 | 2.00 | 13.00 | 6.5 | 2.0 | 8.0 |" in page
-    assert "takes 3.00 s in one process" in page and "1.50 times as fast" in page
+def test_the_page_shows_processes_start_up_and_ceilings(tmp_path: Path) -> None:
+    start = {"speed_ratio": 20.0, "ours_seconds": 0.2, "peer_seconds": 4.0}
+    report.keep(tmp_path, "start-up", start)
+    two = {"one": 3.0, "two": 2.0, "ratio": 1.5}
+    report.keep(tmp_path, "processes", {"dpo-cached": {"what": "8 pairs", "ours": two}})
+    products = {"torch": 190.0, "oneDNN": 217.0}
+    report.keep(tmp_path, "limits", {"float32": {"products": products, "gbytes": 26.0}})
+    text = (tmp_path / "performance.md").read_text()
+    assert "| start-up | 0.20 | 4.00 | **20.0** |" in text
+    assert "| dpo-cached: 8 pairs | Accord | 3.00 | 2.00 | 1.50 |" in text and "| TRL |" not in text
+    assert "| float32 | 190 | 217 | 26 |" in text
+
+
+def test_the_page_and_its_picture_show_growth_with_and_without_the_peer(tmp_path: Path) -> None:
+    ours = {"value": 512, "ours_seconds": 7.25, "ours_gb": 3.0, "peer_failed": "peer dpo was killed"}
+    series = {"work": "dpo", "rows": [{"value": 128, **ROW}, ours]}
+    report.keep(tmp_path, "scaling", {"prompt tokens": series})
+    text = (tmp_path / "performance.md").read_text()
+    assert "| 128 | 2.00 [1.90, 2.20] | 13.00 [12.00, 14.00] | 6.5 | 2.0 | 8.0 |" in text
+    assert "| 512 | 7.25 | – | – | 3.0 | – |" in text
+    assert "TRL at prompt tokens = 512: peer dpo was killed." in text
+    assert "](performance-scaling.svg)" in text
+    picture = (tmp_path / "performance-scaling.svg").read_text()
+    assert "dpo: prompt tokens" in picture
+    whole = {"work": "dpo", "rows": [{"value": 128, **ROW}, {**ours, "peer_seconds": 20.0}]}
+    report.keep(tmp_path, "scaling", {"prompt tokens": whole})
+    points = (tmp_path / "performance-scaling.svg").read_text().count("<use")
+    assert points == picture.count("<use") + 1
+    report.keep(tmp_path, "scaling", {"prompt tokens": series}, "full")
+    assert (tmp_path / page.picture_of("full")).exists() and page.picture_of("full") in (
+        tmp_path / "performance.md"
+    ).read_text()
+
+
+def test_a_row_without_a_peer_is_still_a_row(tmp_path: Path) -> None:
+    alone = {key: value for key, value in ROW.items() if not key.startswith("peer") and "ratio" not in key}
+    report.keep(tmp_path, "dpo", {**alone, "peer_failed": "peer dpo was killed"})
+    text = (tmp_path / "performance.md").read_text()
+    assert "| dpo: 8 pairs | 2.00 [1.90, 2.20] | – | – (≥ 5) | 2.0 | – | – (≤ 0.33) | 62% | – | – |" in text
+    assert "TRL at dpo: peer dpo was killed." in text and not (tmp_path / "performance.svg").exists()
 
 
 def test_a_page_without_results_is_still_a_page(tmp_path: Path) -> None:
-    report.write(report.merge(tmp_path / "performance.json", {}, MACHINE, ""), tmp_path)
-    assert "100.0 GFLOP/s" in (tmp_path / "performance.md").read_text()
+    report.write({"machine": report.this_machine()}, tmp_path)
+    assert "Python" in (tmp_path / "performance.md").read_text()
+    assert not list(tmp_path.glob("*.svg"))
