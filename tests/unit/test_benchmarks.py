@@ -285,8 +285,8 @@ def test_everything_is_measured_unless_chosen() -> None:
 
 def test_the_profile_names_the_longest_operations(model: str, data: str) -> None:
     found = profiling.profile(Task("sft", model, data, steps=1))
-    names = [name for name, *_ in found.top]
-    assert len(names) == profiling.TOP and "aten::mm" in names
+    assert len(found.top) == profiling.TOP and all(calls > 0 for _, calls, _ in found.top)
+    assert sum(name.startswith("aten::") for name, *_ in found.top) > 5
     seconds = [s for *_, s in found.top]
     assert seconds == sorted(seconds, reverse=True) and sum(seconds) <= found.seconds
     again = profiling.Profile(**json.loads(json.dumps(asdict(found))))
@@ -552,7 +552,7 @@ def test_the_page_and_its_picture_show_growth_with_and_without_the_peer(tmp_path
     assert "](performance-scaling.svg)" in text
     picture = (tmp_path / "performance-scaling.svg").read_text()
     assert "dpo: prompt tokens" in picture
-    whole = {"work": "dpo", "rows": [{"value": 128, **ROW}, {**ours, "peer_seconds": 20.0}]}
+    whole = {"work": "dpo", "rows": [{"value": 128, **ROW}, {**ours, "peer_seconds": 13.0}]}
     report.keep(tmp_path, "scaling", {"prompt tokens": whole})
     points = (tmp_path / "performance-scaling.svg").read_text().count("<use")
     assert points == picture.count("<use") + 1
