@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from accord.config import GrpoConfig, Lora, read_config
-from accord.data.batches import collate
-from accord.data.render import Encoded, Renderer
+from accord.data.render import Renderer
 from accord.models.adapters import Trunk
 from accord.records import Preference, Prompt
 from tiny import tiny_llama, tiny_tokenizer
-from visible import visible
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -435,12 +435,19 @@ def test_counted_arithmetic_is_what_torch_counts(lora: bool) -> None:
     assert counter.get_total_flops() == pytest.approx(backward(TINY, whole, lora=lora), rel=0.08)
 
 
-def test_attended_pairs_are_those_of_the_mask() -> None:
-    groups = [(5, [3, 4, 2]), (2, [6])]
-    encoded = [Encoded(tuple(range(p)), tuple(tuple(range(a)) for a in answers)) for p, answers in groups]
-    expected = int(visible(collate(encoded).segments).sum())
+@given(st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(0, 6), max_size=3)), max_size=3))
+def test_attended_pairs_are_counted_one_by_one(groups: list[tuple[int, list[int]]]) -> None:
+    """A position sees itself, what is before it in its own part, and the prompt that its answer follows."""
+    seen = positions = 0
+    for prompt, answers in groups:
+        for part, length in [(None, prompt), *enumerate(answers)]:
+            positions += length
+            row = [(None, i) for i in range(prompt)] + [(part, i) for i in range(length) if part is not None]
+            own = [place for place in row if place[0] == part]
+            seen += sum(1 for me in own for it in row if it[0] != part or it[1] <= me[1])
     tokens = tokens_of(groups)
-    assert (tokens.positions, tokens.scored, tokens.attended) == (22, 15, expected)
+    assert (tokens.positions, tokens.attended) == (positions, seen)
+    assert tokens.scored == sum(sum(answers) for _, answers in groups)
 
 
 def test_decoding_is_bound_by_reading_or_by_arithmetic() -> None:
