@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 256  # tokens per block of the two-level search
+CHUNK = 2**19  # logits worked on at a time by a CPU, small enough to stay in its cache
 
 
 def uniforms(seed: int, prompt_id: str, index: int, count: int) -> np.ndarray:
@@ -40,16 +41,23 @@ def draw(logits_RV: Tensor, uniforms_R: Tensor, *, temperature: float, top_p: fl
     """
     if logits_RV.device.type == "mps":  # has no float64
         logits_RV = logits_RV.cpu()
+    chunk = max(1, CHUNK // logits_RV.shape[-1]) if logits_RV.device.type == "cpu" else len(logits_RV)
+    parts = zip(logits_RV.split(chunk), uniforms_R.split(chunk), strict=True)
+    drawn = [_draw(*part, temperature, top_p) for part in parts]
+    tokens, logps = zip(*drawn, strict=True)
+    return torch.cat(tokens), torch.cat(logps)
+
+
+def _draw(logits_RV: Tensor, uniforms_R: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     if logits_RV.dtype in (torch.bfloat16, torch.float16):
         logits_RV = logits_RV.float()
-    scaled_RV = logits_RV / temperature if temperature > 0 else logits_RV
-    peak_R1, best_R1 = scaled_RV.max(-1, keepdim=True)
-    weights_RV = (scaled_RV - peak_R1).exp_()
+    scaled_RV = logits_RV / temperature if temperature not in (0, 1) else logits_RV
+    weights_RV = (scaled_RV - scaled_RV.amax(-1, keepdim=True)).exp_()
     weights_RV = F.pad(weights_RV, (0, -weights_RV.shape[-1] % BLOCK))  # no copy when nothing is missing
     sums_RB = _block_sums(weights_RV)
     totals_R1 = sums_RB.sum(-1, keepdim=True)
     if temperature == 0:
-        return best_R1[:, 0], -totals_R1[:, 0].log()
+        return scaled_RV.argmax(-1), -totals_R1[:, 0].log()
     kept_RV = weights_RV
     if top_p < 1:
         kept_RV = weights_RV * (weights_RV >= _nucleus_floor(weights_RV, top_p * totals_R1))

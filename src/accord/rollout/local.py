@@ -18,6 +18,7 @@ from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.decoders import compact
 from accord.rollout.decoding import decoding
 from accord.rollout.draw import draw, uniforms
+from accord.rollout.packed import multiplies_bfloat16
 from accord.rollout.sampler import Progress, check_sampling
 
 
@@ -56,12 +57,25 @@ class LocalSampler:
     """
 
     def __init__(
-        self, model: PreTrainedModel, renderer: Renders, *, policy_version: str, rows: int = 64
+        self,
+        model: PreTrainedModel,
+        renderer: Renders,
+        *,
+        policy_version: str,
+        rows: int = 64,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Raises ConfigError when `rows` is below 1."""
+        """`dtype` bfloat16 multiplies in it inside the layers of a float32 model on a CPU: faster, and not
+        quite the model.
+
+        Raises ConfigError when `rows` is below 1, and when this processor or model has no use for `dtype`.
+        """
         if rows < 1:
             raise ConfigError(f"rows is {rows}: decode at least one completion at a time")
+        if dtype is not None:
+            check_rounding(model)
         self.model, self.renderer, self.policy_version, self.rows = model, renderer, policy_version, rows
+        self.dtype = dtype
 
     def refresh(self, trunk: Trunk, name: str, version: str) -> None:
         """From now on sample from the trunk with adapter `name`. The model must be this sampler's alone."""
@@ -109,7 +123,7 @@ class LocalSampler:
         waiting = deque(sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids)))
         active: list[_Row] = []
         at_once, ends = min(self.rows, len(rows)), end_ids(self.model, self.renderer)
-        with decoding(self.model, at_once) as decoder:
+        with decoding(self.model, at_once, self.dtype) as decoder:
             while waiting or active:
                 entering = [waiting.popleft() for _ in range(decoder.admissible(waiting))]
                 if entering:
@@ -152,6 +166,21 @@ class LocalSampler:
             sampling,
             "stop" if row.tokens[-1] in end_ids(self.model, self.renderer) else "length",
             row.index,
+        )
+
+
+def check_rounding(model: PreTrainedModel) -> None:
+    """Raise ConfigError where bfloat16 products would not be faster than the model's own."""
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"sampler_precision bfloat16 is for a float32 model on a CPU, and this one is in {dtype} on "
+            f"{model.device.type!r}: leave it out (on a GPU, --dtype bfloat16 makes all of it faster)"
+        )
+    if not multiplies_bfloat16():
+        raise ConfigError(
+            "sampler_precision bfloat16 needs a processor that multiplies it (avx512_bf16 or AMX), and this "
+            "one does not; leave it out"
         )
 
 

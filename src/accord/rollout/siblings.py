@@ -93,7 +93,7 @@ class _Grouping:
         if self.full:
             x_PKMGX = x_NKGX.unflatten(0, (self.prompts, self.most)).transpose(1, 2)
         else:
-            n, k, g, x = x_NKGX.shape
+            _, k, g, x = x_NKGX.shape
             x_PKMGX = x_NKGX.new_zeros(self.prompts, k, self.most, g, x)
             x_PKMGX[self.prompt_N, :, self.sibling_N] = x_NKGX
         return x_PKMGX.flatten(2, 3).flatten(0, 1)

@@ -101,7 +101,7 @@ class Online:
 
     def roll_out(self, number: int, again: int = 0, missing: int | None = None) -> Rollouts:
         weighs = getattr(self.config, "importance_sampling_cap", None) is not None
-        recompute = weighs or self.config.sampler == "vllm"
+        recompute = weighs or self.config.mismatched
         groups = self.sample(number, again, missing)
         return self.passes.roll_out(groups, recompute=recompute, first=number == 0 and again == 0)
 

@@ -34,6 +34,11 @@ from accord.training.run import Metrics
 
 POLICY = "policy"
 MISMATCH_MAX = 0.05  # nats per token; rounding in half precision makes some 0.001, another model far more
+MISMATCH_CAUSE = {
+    "vllm": "a server must hold the model that the policy starts from, and be started with --logprobs-mode "
+    "processed_logprobs (raw_logprobs with top_p below 1)",
+    "local": "this model does not stand sampler_precision bfloat16, leave it out",
+}
 REFERENCE = "reference"  # the policy version of answers that the reference drew
 
 
@@ -240,13 +245,12 @@ class Passes:
             whom = "its reference" if self.reference is None else "the model it starts from"
             raise NumericsError(f"at step 0 the policy differs from {whom} by {drift:.2e} nats in a token")
         drawn_by_CT = torch.where(own_C[:, None], logps_CT, part.take(ref_logps_CT))
-        if self.config.sampler == "vllm":  # its rounding is its own, and is weighed
+        if self.config.mismatched:  # its rounding is its own, and is weighed
             kl = float(mismatch_kl(drawn_by_CT, part.take(sampled_CT), part.batch.mask_CT))
             if not kl <= MISMATCH_MAX:
                 raise NumericsError(
-                    f"vLLM's and the trainer's log-probs differ by a KL of {kl:.2e} nats per token before "
-                    "the first update: a server must hold the model that the policy starts from, and be "
-                    "started with --logprobs-mode processed_logprobs (raw_logprobs with top_p below 1)"
+                    f"the sampler's and the trainer's log-probs differ by a KL of {kl:.2e} nats per token "
+                    f"before the first update: {MISMATCH_CAUSE[self.config.sampler]}"
                 )
             return
         gap = float(((drawn_by_CT - part.take(sampled_CT)) * part.batch.mask_CT).abs().max())

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from accord.config import OnlineConfig
 from accord.errors import ConfigError
 from accord.models.adapters import Trunk
@@ -28,7 +30,9 @@ class PolicySampler(Sampler, Protocol):
 def open_sampler(config: OnlineConfig, bench: Bench) -> PolicySampler:
     """The policy's sampler; call it before the trunk has adapters. Raises ConfigError and ModelError."""
     if config.sampler == "local":
-        return LocalSampler(bench.trunk.plain_copy(), bench.renderer, policy_version="", rows=config.rows)
+        dtype = None if config.sampler_precision == "exact" else torch.bfloat16
+        model = bench.trunk.plain_copy()
+        return LocalSampler(model, bench.renderer, policy_version="", rows=config.rows, dtype=dtype)
     served: Served
     if config.vllm_server is not None:
         at_once = -(-config.rows // config.k)

@@ -1,0 +1,118 @@
+"""The on-policy methods with the built-in sampler in bfloat16: weighed, logged, and held to the trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from accord.config import OnlineConfig
+from accord.data.batches import GroupBatch
+from accord.errors import ConfigError, NumericsError
+from accord.records import Group
+from accord.rewards.scorer import Scores
+from accord.rollout import local
+from accord.rollout.packed import multiplies_bfloat16
+from accord.stages import online, rollouts
+from accord.stages.methods import METHODS
+from tiny import tiny_llama, tiny_tokenizer
+
+QUIET = Console(quiet=True)
+SCHEMAS = {method.name: schema for schema, method in METHODS.items()}
+BFLOAT16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
+
+
+def printable(groups: Sequence[Group], batch: GroupBatch) -> Scores:
+    return Scores((batch.mask_CT & (batch.targets_CT < 94)).sum(1) / batch.mask_CT.sum(1))
+
+
+@pytest.fixture(autouse=True)
+def rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online, "open_reward", lambda *_: printable)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    tiny_llama().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    lines = [json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(10)]
+    (folder / "prompts.jsonl").write_text("".join(lines))
+    return folder
+
+
+def rounded_config(world: Path, method: str, out: Path, **changes: Any) -> OnlineConfig:
+    values = {
+        "model": str(world / "model"),
+        "reward_model": "a rule",
+        "prompts": str(world / "prompts.jsonl"),
+        "out": out,
+        "iterations": 3,
+        "prompts_per_iteration": 3,
+        "k": 4,
+        "max_new_tokens": 6,
+        "missing_end_penalty": None,
+        "dtype": "float32",
+        "device": "cpu",
+        "lora": {"r": 8},
+        "optim": {"learning_rate": 2e-2, "schedule": "constant"},
+        "sampler_precision": "bfloat16",
+    }
+    return SCHEMAS[method].model_validate({**values, **changes})
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").open()]
+
+
+@BFLOAT16
+@pytest.mark.parametrize("cap", [2.0, None])
+def test_the_mismatch_is_small_stays_small_and_is_weighed(world, tmp_path, cap):
+    """Stays small: the sampler has each iteration's new weights, which move far in this run."""
+    changes = {} if cap else {"importance_sampling_cap": None}
+    free = {"kl": {"coef": 0.0}, "stop_kl": 100.0}
+    online.run(rounded_config(world, "grpo", tmp_path, **free, **changes), QUIET)
+    rows = logged(tmp_path)
+    assert rows[-1]["objective/kl"] > 0.05
+    assert all(1e-7 < row["policy/mismatch_kl"] < 5e-3 for row in rows)
+    if cap is None:
+        assert not any("policy/importance_avg" in row for row in rows)
+    else:
+        found = [row["policy/importance_avg"] for row in rows]
+        assert all(x == pytest.approx(1, abs=0.05) and x != 1 for x in found)
+
+
+@BFLOAT16
+def test_a_model_that_rounds_too_much_is_refused_at_step_0(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "MISMATCH_MAX", 1e-12)
+    with pytest.raises(NumericsError, match="before the first update: this model does not stand sampler_pre"):
+        online.run(rounded_config(world, "rloo", tmp_path), QUIET)
+
+
+def test_weights_of_tokens_are_the_default(world, tmp_path):
+    for method in ("grpo", "rloo", "reinforce++", "ppo"):
+        on, off = (
+            rounded_config(world, method, tmp_path, sampler_precision=name) for name in ("bfloat16", "exact")
+        )
+        assert (on.importance_sampling_cap, off.importance_sampling_cap) == (2.0, None)  # type: ignore[attr-defined]
+        assert on.mismatched and not off.mismatched
+        switched_off = rounded_config(world, method, tmp_path, importance_sampling_cap=None)
+        assert switched_off.importance_sampling_cap is None  # type: ignore[attr-defined]
+    assert rounded_config(world, "xpo", tmp_path).mismatched
+    assert rounded_config(world, "xpo", tmp_path, sampler="vllm", sampler_precision="exact").mismatched
+
+
+def test_refusals(world, tmp_path, monkeypatch):
+    with pytest.raises(ValidationError, match="sampler_precision bfloat16 is for the built-in sampler"):
+        rounded_config(world, "grpo", tmp_path, sampler="vllm")
+    monkeypatch.setattr(local, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="needs a processor that multiplies it"):
+        online.run(rounded_config(world, "grpo", tmp_path / "out"), QUIET)
+    with pytest.raises(ConfigError, match="and this one is in float64"):
+        online.run(rounded_config(world, "grpo", tmp_path / "out", dtype="float64"), QUIET)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
