@@ -2,16 +2,16 @@
 
 Transformers' own forward is written for every use; decoding a few dozen rows spends a third of its time there
 on small operations. This one is for sampling only: its matrix products are packed, queries, keys and values
-come from one of them, and so do the two halves of the feed-forward. Weights, norms, activation and rotary
-angles are the model's own modules. Results differ from the model's by rounding.
+come from one of them, and the gate of the feed-forward opens inside another. Norms and rotary angles are the
+model's own modules. Results differ from the model's by rounding.
 
 F tokens side by side, D hidden size, H query heads, K key-value heads, S their size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from accord.rollout.decoders import takes_slots
-from accord.rollout.packed import Product, packs, product, unpacked
+from accord.rollout.packed import Packing
 
 KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 MOVING = ("dynamic", "longrope")  # rotary angles that depend on how long the sequence has become
@@ -53,11 +53,11 @@ class Llama:
     """Packed weights of a model for which `is_llama` holds, as they are now."""
 
     def __init__(self, model: Any, rows: int, dtype: torch.dtype | None = None) -> None:
-        linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        packed = product if packs(linears, dtype) else unpacked
+        packing = Packing.of(model, rows, dtype)
         self.trunk = model.model
-        self.layers = [_Layer(layer, partial(packed, rows=rows, dtype=dtype)) for layer in self.trunk.layers]
-        self.head = packed([model.lm_head], rows)  # never rounded: its results are the logits themselves
+        self.layers = [_Layer(layer, packing) for layer in self.trunk.layers]
+        exact = replace(packing, dtype=None)  # the head's results are the logits themselves
+        self.head = exact.product(model.lm_head)
 
     def hidden(self, ids_F: Tensor, positions_F: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (F, D)."""
@@ -74,18 +74,16 @@ class Llama:
 
 
 class _Layer:
-    def __init__(self, layer: Any, product: Callable[[Sequence[nn.Linear]], Product]) -> None:
+    def __init__(self, layer: Any, packing: Packing) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.before, self.between = layer.input_layernorm, layer.post_attention_layernorm
-        self.act = mlp.act_fn
         self.norms = tuple(getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.scaling, self.size = float(attention.scaling), int(attention.head_dim)
-        projections: Sequence[nn.Linear] = [attention.q_proj, attention.k_proj, attention.v_proj]
+        projections: list[nn.Linear] = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.counts = [p.out_features // self.size for p in projections]
-        self.qkv: Product = product(projections)
-        self.out: Product = product([attention.o_proj])
-        self.wide: Product = product([mlp.gate_proj, mlp.up_proj])
-        self.down: Product = product([mlp.down_proj])
+        self.qkv, self.out = packing.product(*projections), packing.product(attention.o_proj)
+        self.gated = packing.gated(mlp.gate_proj, mlp.up_proj, mlp.act_fn)
+        self.down = packing.product(mlp.down_proj)
 
     def heads(self, x_FD: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, ready to be multiplied with the keys, keys and values."""
@@ -100,5 +98,4 @@ class _Layer:
         return both_FNS[:, :count] * self.scaling, both_FNS[:, count:], all_FNS[:, turned:]
 
     def feed_forward(self, x_FD: Tensor) -> Tensor:
-        gate_FM, up_FM = self.wide(self.between(x_FD)).chunk(2, -1)
-        return self.down(self.act(gate_FM) * up_FM)
+        return self.down(self.gated(self.between(x_FD)))

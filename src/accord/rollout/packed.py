@@ -9,62 +9,94 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 
 LIMIT = 8 * 2**30  # bytes; the packed weights are a second copy, so large models keep their plain ones
 
 Product = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How a model's linear layers are run while `rows` rows are decoded; `dtype` None is their own.
+
+    Packed are plain float32 layers on a CPU, where this build of torch has the operation; not those of other
+    kinds (adapters, quantised ones), and none of a model above `LIMIT`. Sums run in another order, so that
+    results differ from the plain layer's by rounding. With `dtype` bfloat16 inputs, weights, biases and
+    results are rounded to it.
+    """
+
+    rows: int
+    dtype: torch.dtype | None = None
+    wanted: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Packing:
+        sizes = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
+        return cls(rows, dtype, sum(sizes) * (dtype or torch.float32).itemsize <= LIMIT)
+
+    def takes(self, *modules: nn.Module) -> bool:
+        return self.wanted and all(map(_packable, modules))
+
+    def product(self, *layers: nn.Linear) -> Product:
+        """One matrix product for layers that read the same, their results side by side."""
+        if not self.takes(*layers):
+            return layers[0] if len(layers) == 1 else lambda x: torch.cat([layer(x) for layer in layers], -1)
+        multiply, (weight, bias) = torch.ops.mkldnn._linear_pointwise, self._laid_out(layers)
+        if self.dtype is None:
+            return lambda x: multiply(x, weight, bias, "none", [], "")
+        dtype = self.dtype
+        return lambda x: multiply(x.to(dtype), weight, bias, "none", [], "").float()
+
+    def gated(self, gate: nn.Linear, up: nn.Linear, act: nn.Module) -> Product:
+        """act(gate(x)) * up(x). For SiLU, oneDNN does all of it while it multiplies; with a `dtype` the
+        result stays in it, because a further product is all that follows."""
+        if not (self.takes(gate, up) and isinstance(act, (nn.SiLU, SiLUActivation))):
+            through_gate, through_up = self.product(gate), self.product(up)
+            return lambda x: act(through_gate(x)) * through_up(x)
+        multiply, dtype = torch.ops.mkldnn._linear_pointwise, self.dtype or torch.float32
+        (gate_weight, gate_bias), (up_weight, up_bias) = self._laid_out([gate]), self._laid_out([up])
+
+        def both(x: Tensor) -> Tensor:
+            x = x.to(dtype)
+            opened = multiply(x, gate_weight, gate_bias, "swish", [], "")
+            made: Tensor = multiply.binary(x, opened, up_weight, up_bias, "mul")
+            return made
+
+        return both
+
+    def _laid_out(self, layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+        """Packed weights of the layers, one below the other, and their biases."""
+        weight, bias = layers[0].weight.detach(), None
+        if len(layers) > 1:
+            weight = torch.cat([layer.weight.detach() for layer in layers])
+        if any(layer.bias is not None for layer in layers):
+            parts = [x.weight.new_zeros(x.out_features) if x.bias is None else x.bias for x in layers]
+            bias = torch.cat([part.detach() for part in parts]).to(self.dtype or weight.dtype)
+        return torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype or weight.dtype), self.rows), bias
+
+
 @contextmanager
 def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Run the plain float32 linear layers of `model` on repacked copies of their weights inside the block.
+    """Run the linear layers of `model` packed inside the block, those that can be. The head is not rounded.
 
-    Does nothing where it cannot help: on a GPU, in other dtypes, for subclasses of `nn.Linear` (adapters,
-    quantised layers), for models above `LIMIT`, and where this build of torch lacks the operation. Nothing
-    outlives the block, so the weights may change between blocks (not inside). Sums run in another order:
-    results differ from the plain layer's by rounding. With `dtype` bfloat16 the layers multiply in it
-    (their results are float32 again), except for those that `exact_layers` names.
+    Nothing outlives the block, so the weights may change between blocks (not inside).
     """
-    layers: list[Any] = [module for module in model.modules() if _packable(module)]
-    exact = exact_layers(model)
-    if not packs(layers, dtype):
-        layers = []
+    packing, head = Packing.of(model, rows, dtype), getattr(model, "get_output_embeddings", lambda: None)()
+    layers: list[Any] = [module for module in model.modules() if packing.takes(module)]
     try:
         for layer in layers:
-            layer.forward = _packed([layer], rows, None if layer in exact else dtype)
+            exact = replace(packing, dtype=None)
+            layer.forward = (exact if layer is head else packing).product(layer)
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
-
-
-def packs(layers: Sequence[nn.Linear], dtype: torch.dtype | None) -> bool:
-    """Whether all these layers' packed weights together stay below `LIMIT`."""
-    return sum(layer.weight.numel() * (dtype or torch.float32).itemsize for layer in layers) <= LIMIT
-
-
-def exact_layers(model: nn.Module) -> set[nn.Module]:
-    """What is never rounded: the head, whose results are the logits themselves."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return set() if head is None else {head}
-
-
-def product(layers: Sequence[nn.Linear], rows: int, dtype: torch.dtype | None = None) -> Product:
-    """One matrix product for layers that read the same, their results side by side; packed where possible."""
-    if all(map(_packable, layers)):
-        return _packed(layers, rows, dtype)
-    return unpacked(layers)
-
-
-def unpacked(layers: Sequence[nn.Linear], rows: int = 0, dtype: torch.dtype | None = None) -> Product:
-    """The same from the layers themselves; `rows` and `dtype` make no difference."""
-    if len(layers) == 1:
-        return layers[0]
-    return lambda x: torch.cat([layer(x) for layer in layers], -1)
 
 
 def multiplies_bfloat16() -> bool:
@@ -82,17 +114,3 @@ def _packable(module: nn.Module) -> bool:
     ops = torch.ops.mkldnn
     known = hasattr(ops, "_reorder_linear_weight") and hasattr(ops, "_linear_pointwise")
     return plain and known and torch.backends.mkldnn.is_available()
-
-
-def _packed(layers: Sequence[Any], rows: int, dtype: torch.dtype | None) -> Product:
-    ops = torch.ops.mkldnn
-    joined = torch.cat([x.weight.detach() for x in layers]) if len(layers) > 1 else layers[0].weight.detach()
-    weight = ops._reorder_linear_weight(joined.to(dtype or joined.dtype), rows)
-    bias = None
-    if any(x.bias is not None for x in layers):
-        parts = [x.weight.new_zeros(len(x.weight)) if x.bias is None else x.bias.detach() for x in layers]
-        bias = torch.cat(parts)
-    if dtype is None:
-        return lambda x: ops._linear_pointwise(x, weight, bias, "none", [], "")
-    rounded = None if bias is None else bias.to(dtype)
-    return lambda x: ops._linear_pointwise(x.to(dtype), weight, rounded, "none", [], "").to(x.dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from accord.rollout import packed
-from accord.rollout.packed import packed_linears
+from accord.rollout.packed import Packing, multiplies_bfloat16, packed_linears
 from tiny import tiny_llama
 
 
@@ -61,3 +61,59 @@ def test_other_layers_are_left_alone(monkeypatch):
     layer = _layer()
     with packed_linears(layer, 4):
         assert "forward" not in layer.__dict__
+
+
+@pytest.mark.parametrize("biases", [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_layers_that_read_the_same_are_one_product(biases, dtype):
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, size, bias=bias).to(dtype) for size, bias in zip((40, 8), biases, strict=True)]
+    x = torch.randn(5, 24, dtype=dtype)
+    exact = torch.cat([layer.double()(x.double()) for layer in layers], -1)
+    for layer in layers:
+        layer.to(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(Packing(5).product(*layers)(x).double(), exact, rtol=0, atol=tolerance)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_bfloat16_rounds_what_is_multiplied_and_the_result_and_nothing_else(bias):
+    layer, x = _layer(bias), torch.randn(7, 96, generator=torch.Generator().manual_seed(1))
+    rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().T
+    if bias:
+        rounded += layer.bias.bfloat16().double()
+    found = Packing(7, torch.bfloat16).product(layer)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), rounded, rtol=2**-8, atol=1e-4)
+    assert (found - layer(x)).abs().max() > 1e-3
+    with packed_linears(layer, 7, torch.bfloat16):
+        assert torch.equal(layer(x), found)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
+@torch.no_grad()
+def test_the_head_is_not_rounded():
+    model, x = tiny_llama(), torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
+    exact = model.lm_head(x)
+    with packed_linears(model, 4, torch.bfloat16):
+        torch.testing.assert_close(model.lm_head(x), exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", [nn.SiLU(), nn.GELU()])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_a_gate_and_what_it_lets_through(act, bias):
+    torch.manual_seed(0)
+    gate, up = (nn.Linear(24, 40, bias=bias) for _ in range(2))
+    x = torch.randn(5, 24)
+    found = Packing(5).gated(gate, up, act)(x)
+    exact = act(gate.double()(x.double())) * up.double()(x.double())
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+    gate.float(), up.float()
+    if multiplies_bfloat16():
+        rounded = Packing(5, torch.bfloat16).gated(gate, up, act)(x)
+        torch.testing.assert_close(rounded.double(), exact, rtol=2e-2, atol=2e-2)
+        assert (rounded - found).abs().max() > 1e-4
