@@ -160,8 +160,8 @@ def test_a_busy_machine_is_warned_of(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Two cores have 100 ticks each between the looks; user, nice, system, idle, waiting, ..., guests."""
-    path, stat = tmp_path / "stat", "cpu {} 1 2 {} 5 0 0 0 9999 9999\ncpu0 1 2 3 4\n"
+    """Two cores have 100 ticks each between the looks; user, nice, system, idle, ..., guests (users, too)."""
+    path, stat = tmp_path / "stat", "cpu {0} 1 2 {1} 5 0 0 0 {0} 9\ncpu0 1 2 3 4\n"
     path.write_text(stat.format(100, 1000))
     later = stat.format(100 + used, 1000 + 200 - used)
     monkeypatch.setattr(compare, "STAT", path)
