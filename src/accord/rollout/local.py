@@ -18,7 +18,7 @@ from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.decoders import compact
 from accord.rollout.decoding import decoding
 from accord.rollout.draw import draw, uniforms
-from accord.rollout.packed import multiplies_bfloat16
+from accord.rollout.packed import Packing, multiplies_bfloat16
 from accord.rollout.sampler import Progress, check_sampling
 
 
@@ -181,6 +181,12 @@ def check_rounding(model: PreTrainedModel) -> None:
         raise ConfigError(
             "sampler_precision bfloat16 needs a processor that multiplies it (avx512_bf16 or AMX), and this "
             "one does not; leave it out"
+        )
+    packing, head = Packing.of(model, 1, torch.bfloat16), model.get_output_embeddings()
+    if not any(packing.takes(module) for module in model.modules() if module is not head):
+        raise ConfigError(
+            f"sampler_precision bfloat16 does nothing for a {type(model).__name__} of this size: its layers "
+            "are not plain linear ones, or it is too large for a second copy of its weights; leave it out"
         )
 
 

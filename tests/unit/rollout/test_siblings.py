@@ -217,6 +217,9 @@ def test_bfloat16_samples_have_the_new_weights_and_its_own_log_probabilities():
 def test_bfloat16_is_refused_where_it_makes_nothing_faster(monkeypatch):
     with pytest.raises(ConfigError, match="float32 model on a CPU, and this one is in float64 on 'cpu'"):
         LocalSampler(tiny_llama().double(), RENDERER, policy_version="p", dtype=torch.bfloat16)
+    monkeypatch.setattr(local, "multiplies_bfloat16", lambda: True)
+    with pytest.raises(ConfigError, match="does nothing for a GPT2LMHeadModel"):
+        LocalSampler(tiny_gpt2(), RENDERER, policy_version="p", dtype=torch.bfloat16)
     monkeypatch.setattr(local, "multiplies_bfloat16", lambda: False)
     with pytest.raises(ConfigError, match="needs a processor that multiplies it"):
         LocalSampler(tiny_llama(), RENDERER, policy_version="p", dtype=torch.bfloat16)
