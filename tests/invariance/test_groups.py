@@ -6,6 +6,7 @@ forward pass, which builds its own mask, its own positions and all logits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MethodType
 
 import pytest
@@ -15,8 +16,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
-from accord.data import batches
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, Segment, collate, plan
 from accord.data.render import Encoded
 from accord.errors import ModelError
 from accord.models.forward import hidden_states, supports_block_mask, token_logps
@@ -101,10 +101,9 @@ def test_sums_and_gradients_equal_separate_forward_passes(
     assert scale > 0.1  # the comparison is about something
 
 
-def test_the_batch_above_really_shares_rows() -> None:
-    batch = collate(MIXED)
-    assert len(batch.input_ids_BL) < COMPLETIONS
-    assert batch.segments_BL.max() >= 3
+def test_the_batch_above_really_shares_a_row() -> None:
+    assert len(collate(MIXED).input_ids_BL) == 1
+    assert len(collate(MIXED, shared=False).input_ids_BL) == COMPLETIONS
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -118,12 +117,14 @@ def test_the_chunk_size_changes_neither_values_nor_gradients(model: PreTrainedMo
     torch.testing.assert_close(gradients(model, found, weights_C), expected_grad, rtol=1e-9, atol=1e-8)
 
 
-def test_eager_attention_gives_the_same(model: PreTrainedModel) -> None:
+def test_eager_attention_has_rows_of_its_own_and_gives_the_same(model: PreTrainedModel) -> None:
     cast(model)
     expected = separate(model, MIXED)
     model.set_attn_implementation("eager")
+    assert not supports_block_mask(model)
     # Eager attention computes its softmax in float32 whatever the model's dtype.
-    torch.testing.assert_close(ours(model, collate(MIXED)), expected, rtol=0, atol=1e-4)
+    found = ours(model, collate(MIXED, shared=False))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_lora_layers_take_part_in_values_and_gradients() -> None:
@@ -193,23 +194,22 @@ def test_extra_padding_changes_nothing(model: PreTrainedModel) -> None:
 
 
 def test_no_hidden_state_is_nan_even_at_padding(model: PreTrainedModel) -> None:
-    assert (collate(MIXED).segments_BL == -1).any()
-    for shared in (True, False):
-        assert hidden_states(model, collate(MIXED, shared=shared)).isfinite().all()
+    batch = collate(MIXED, shared=False)
+    assert not batch.real_BL.all()
+    assert hidden_states(model, batch).isfinite().all()
 
 
 @pytest.mark.parametrize("fault", ["siblings are seen", "positions run on", "prompt is hidden"])
 def test_the_comparison_notices_a_wrong_row(model: PreTrainedModel, fault: str) -> None:
     batch = collate(MIXED)
     expected = separate(model, MIXED)
-    row_BL = torch.arange(batch.input_ids_BL.shape[1]).expand_as(batch.input_ids_BL)
     if fault == "siblings are seen":
-        batch.__dict__["mask_B1LL"] = torch.ones_like(batch.mask_B1LL).tril()
+        whole = tuple(Segment(len(g.prompt_ids) + sum(map(len, g.completion_ids))) for g in MIXED)
+        batch = replace(batch, segments=whole)
     elif fault == "positions run on":
-        batch.position_ids_BL.copy_(row_BL)
+        batch.position_ids_BL.copy_(torch.arange(batch.input_ids_BL.shape[1]))
     else:
-        own = batch.segments_BL[:, None, :, None] == batch.segments_BL[:, None, None, :]
-        batch.__dict__["mask_B1LL"] = own & batch.mask_B1LL
+        batch = replace(batch, segments=tuple(Segment(s.length) for s in batch.segments))
     assert (ours(model, batch) - expected).abs().max() > 0.05
 
 
@@ -221,13 +221,3 @@ def test_a_sliding_window_model_gets_rows_of_its_own() -> None:
     torch.testing.assert_close(found, separate(model, MIXED), rtol=0, atol=1e-9)
     with pytest.raises(ModelError, match="shared=False"):
         ours(model, collate(MIXED))
-
-
-def test_row_layout_is_free_to_change(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costly attention splits siblings over several rows; the numbers stay."""
-    cast(model)
-    whole = collate(MIXED)
-    monkeypatch.setattr(batches, "ATTENTION_LENGTH", 5)
-    split = collate(MIXED)
-    assert len(split.input_ids_BL) > len(whole.input_ids_BL)
-    torch.testing.assert_close(ours(model, split), ours(model, whole), rtol=0, atol=1e-9)

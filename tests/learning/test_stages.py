@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, lines in files:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = {"model": str(folder / "raw"), "data": str(folder / "demonstrations.jsonl"), "out": folder}
-    optim = {"learning_rate": 1e-2, "schedule": "constant"}
+    optim = {"learning_rate": 1e-2, "schedule": "linear"}
     sft.run(SftConfig.model_validate({**settings, "epochs": 20, "optim": optim}), QUIET)
     return folder
 
@@ -160,7 +160,7 @@ def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
     rows = [
         {"prompt": f"Say {i % 40}", "chosen": rng.choice(safe), "rejected": rng.choice(unsafe)}
         | {"chosen_unsafe": False, "rejected_unsafe": True}
-        for i in range(160)
+        for i in range(320)
     ]
     (tmp_path / "harm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "mine.py").write_text(
@@ -179,16 +179,22 @@ def test_a_cost_model_is_fitted_and_limits_what_ppo_does(
         mode="json", exclude_unset=True, exclude={"out"}
     )
     (tmp_path / "ppo.yaml").write_text(json.dumps(config))
-    accord_command(
-        *("ppo-lagrangian", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
-        *("--cost_limit", "-1.5", "--cost_multiplier_rate", "0.5", "--cost_window", "1"),
-        *("--out", str(tmp_path / "limited")),
-        capsys=capsys,
-    )
-    log = [json.loads(line) for line in (tmp_path / "limited" / "metrics.jsonl").open()]
+
+    def limited(limit: float, *more: str) -> list[dict[str, Any]]:
+        out = tmp_path / f"limited{limit:.3f}"
+        accord_command(
+            *("ppo-lagrangian", "--config", str(tmp_path / "ppo.yaml"), "--cost_model", fitted["model"]),
+            *("--cost_limit", f"{limit}", "--cost_multiplier_rate", "0.5", "--cost_window", "1"),
+            *("--out", str(out), *more),
+            capsys=capsys,
+        )
+        return [json.loads(line) for line in (out / "metrics.jsonl").open()]
+
+    limit = limited(0.0, "--iterations", "1")[0]["objective/costs"] - 0.7
+    log = limited(limit)
     costs = [row["objective/costs"] for row in log]
     # The limit is broken at first, and λ has it kept after a while; it swings about it then.
-    assert costs[0] > -1.5 > min(costs) and sum(costs[-9:]) / 9 < costs[0] - 0.5
+    assert costs[0] > limit > min(costs) and sum(costs[-9:]) / 9 < costs[0] - 0.5
     highest = max(row["objective/cost_multiplier"] for row in log)
     assert log[0]["objective/cost_multiplier"] > 1.0 and highest > log[-1]["objective/cost_multiplier"]
 

@@ -201,6 +201,8 @@ def test_what_is_varied_is_what_changes(model: str, tmp_path: Path) -> None:
     task = scaling.varied(bench, "answers per prompt", 4)
     assert (task.prompts, task.answers, task.sampled, task.lora) == (4, 4, 16, False)
     assert task.work == "grpo" and task.steps == 1
+    plain = lengths("pairs per step", 3)
+    assert all(row == plain[0] for row in plain)  # more rows are not longer or shorter ones
 
 
 SERIES = {
@@ -314,10 +316,15 @@ def test_two_processes_are_compared_with_one(model: str, tmp_path: Path) -> None
         return 6.0 / count if side == "ours" else 9.0
 
     kept = list(processes.processes(tiny_bench(model, tmp_path), run))
-    assert [list(found) for found in kept] == [["sft"], ["sft", "dpo-cached"], ["sft", "dpo-cached", "grpo"]]
-    assert kept[-1]["dpo-cached"]["ours"] == {"one": 6.0, "two": 3.0, "ratio": 2.0}
-    assert kept[-1]["dpo-cached"]["peer"]["ratio"] == 1.0 and "peer" not in kept[-1]["sft"]
-    assert ("ours", "grpo", 2) in calls and ("peer", "grpo", 1) not in calls
+    names = ["sft", "dpo-cached", "grpo", "dpo"]
+    assert [list(found) for found in kept] == [names[: i + 1] for i in range(4)]
+    ours, theirs = kept[-1]["dpo-cached"], kept[-1]["dpo"]
+    assert (ours["side"], ours["one"], ours["two"], ours["ratio"]) == ("ours", 6.0, 3.0, 2.0)
+    assert (theirs["side"], theirs["ratio"]) == ("peer", 1.0)
+    assert kept[-1]["grpo"]["what"] == "4 prompts × 4 answers × 64 tokens"
+    assert calls == [
+        (side, name, n) for side, name in zip(["ours"] * 3 + ["peer"], names, strict=True) for n in (1, 2)
+    ]
 
 
 def test_the_command_of_a_stage_has_the_settings_of_the_single_process(
@@ -538,13 +545,14 @@ def test_a_later_run_adds_to_the_results(tmp_path: Path) -> None:
 def test_the_page_shows_processes_start_up_and_ceilings(tmp_path: Path) -> None:
     start = {"speed_ratio": 20.0, "ours_seconds": 0.2, "peer_seconds": 4.0}
     report.keep(tmp_path, "start-up", start)
-    two = {"one": 3.0, "two": 2.0, "ratio": 1.5}
-    report.keep(tmp_path, "processes", {"dpo-cached": {"what": "8 pairs", "ours": two}})
+    two = {"side": "ours", "what": "8 pairs", "one": 3.0, "two": 2.0, "ratio": 1.5}
+    report.keep(tmp_path, "processes", {"dpo-cached": two, "dpo": {**two, "side": "peer"}})
     products = {"torch": 190.0, "oneDNN": 217.0}
     report.keep(tmp_path, "limits", {"float32": {"products": products, "gbytes": 26.0}})
     text = (tmp_path / "performance.md").read_text()
     assert "| start-up | 0.20 | 4.00 | **20.0** |" in text
-    assert "| dpo-cached: 8 pairs | Accord | 3.00 | 2.00 | 1.50 |" in text and "| TRL |" not in text
+    assert "| dpo-cached: 8 pairs | Accord | 3.00 | 2.00 | 1.50 |" in text
+    assert "| dpo: 8 pairs | TRL | 3.00 |" in text
     assert "| float32 | 190 | 217 | 26 |" in text
 
 

@@ -1,8 +1,8 @@
-"""Groups to tensors: one row per group, the prompt's tokens once.
+"""Groups to tensors: all groups of a micro-batch in one row, each prompt's tokens once, no padding.
 
-A row is a prompt followed by completions that cannot see one another: each attends to the prompt and to
-itself, and its positions restart where the prompt ends. That gives exactly the numbers of separate rows (see
-tests/invariance/test_groups.py) without computing the prompt k times.
+A row is one prompt after the other, each followed by its completions, which cannot see one another: each
+attends to its prompt and to itself, and its positions restart where the prompt ends. That gives exactly the
+numbers of separate rows (see tests/invariance/test_groups.py) without computing the prompt k times.
 
 Shape letters: B rows, L row length, C completions (groups in order, completions in order), T longest
 completion in tokens.
@@ -11,9 +11,8 @@ completion in tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,41 +20,31 @@ from torch import Tensor
 from accord.data.render import Encoded
 from accord.errors import DataError
 
-# In a row of this length, masked attention costs as much as all the rest: see `_cost`.
-ATTENTION_LENGTH = 3300
-# How many row lengths `_layout` weighs against one another at most.
-_TRIALS = 32
 
-Row = tuple[int, range]  # the group's index, and which of its completions lie in this row
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the row that attends to itself, causally, and to the segment that it continues."""
+
+    length: int
+    after: int | None = None  # that segment's number; a prompt continues nothing
 
 
 @dataclass(frozen=True)
 class GroupBatch:
-    """Rows of prompts and completions, padded on the right.
+    """Prompts and completions: one row of segments, or, without segments, ordinary rows padded on the right.
 
-    Positions in the rows are named by flat indices `b * L + l`, which fit hidden states of shape (B*L, D).
+    Positions are named by flat indices `b * L + l`, which fit hidden states of shape (B*L, D).
     """
 
     input_ids_BL: Tensor
     position_ids_BL: Tensor  # those of every completion continue its prompt's
-    segments_BL: Tensor  # -1 padding, 0 prompt, j >= 1 the j-th completion in this row
+    real_BL: Tensor  # bool: False at padding
     where_CT: Tensor  # flat index of the position predicting token t (t = 0: the prompt's last); 0 if masked
     targets_CT: Tensor  # the tokens themselves; 0 if masked
     mask_CT: Tensor  # bool: True at real tokens
     last_C: Tensor  # flat index of each completion's last token
     group_C: Tensor  # index of each completion's group in the call of `collate`
-
-    @cached_property
-    def mask_B1LL(self) -> Tensor:
-        """Bool, True where a query (third axis) may attend to a key (fourth).
-
-        Padding comes last in its row, so nothing else sees it; it sees at least itself, so no row of
-        attention weights is empty (NaN).
-        """
-        segments, length = self.segments_BL, self.segments_BL.shape[1]
-        key, query = segments[:, None, None, :], segments[:, None, :, None]
-        causal_LL = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-        return causal_LL & ((key == 0) | (key == query))
+    segments: tuple[Segment, ...] = ()  # of the only row, in order
 
     @property
     def stands_CT(self) -> Tensor:
@@ -65,144 +54,108 @@ class GroupBatch:
         return shifted_CT.scatter(1, end_C1, self.last_C[:, None]) * self.mask_CT
 
     def to(self, device: torch.device | str) -> GroupBatch:
-        return GroupBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved: dict[str, Any] = {n: x.to(device) for n, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
 def collate(groups: Sequence[Encoded], *, shared: bool = True) -> GroupBatch:
     """The groups as tensors, with completions in order.
 
-    With `shared`, siblings lie in one row as long as that is cheaper than repeating the prompt (see
-    `_layout`); without, each completion has its own row, which any causal model can take.
+    With `shared`, all of them lie in one row; without, each completion has its own row with its prompt, which
+    any causal model can take.
 
     Raises DataError when there is no group, a group has no completion, or a prompt or completion no token.
     """
     _check(groups)
-    rows = _layout(groups, shared)
-    length = max(_length(groups, row) for row in rows)
+    inputs: list[list[int]] = [[]] if shared else []
+    positions: list[list[int]] = [[]] if shared else []
+    segments: list[Segment] = []
+    where, ends, owners = [], [], []  # where and ends are pairs of a row and places in it
+    for g, group in enumerate(groups):
+        prompt, number = len(group.prompt_ids), len(segments)
+        for c, ids in enumerate(group.completion_ids):
+            if not shared:
+                inputs.append([])
+                positions.append([])
+            if c == 0 or not shared:
+                inputs[-1] += group.prompt_ids
+                positions[-1] += range(prompt)
+                last_of_prompt = len(inputs[-1]) - 1
+                segments.append(Segment(prompt))
+            first = len(inputs[-1])
+            inputs[-1] += ids
+            positions[-1] += range(prompt, prompt + len(ids))
+            segments.append(Segment(len(ids), after=number))
+            where.append((len(inputs) - 1, [last_of_prompt, *range(first, first + len(ids) - 1)]))
+            ends.append((len(inputs) - 1, first + len(ids) - 1))
+            owners.append(g)
+    length = max(map(len, inputs))
     completions = [ids for group in groups for ids in group.completion_ids]
     longest = max(map(len, completions))
-
-    inputs, positions, segments, where, last, owners = [], [], [], [], [], []
-    for b, (g, members) in enumerate(rows):
-        prompt = len(groups[g].prompt_ids)
-        ids, places, parts = list(groups[g].prompt_ids), list(range(prompt)), [0] * prompt
-        for j, c in enumerate(members, start=1):
-            completion = groups[g].completion_ids[c]
-            start = b * length + len(ids)
-            where.append([b * length + prompt - 1, *range(start, start + len(completion) - 1)])
-            last.append(start + len(completion) - 1)
-            owners.append(g)
-            ids += completion
-            places += range(prompt, prompt + len(completion))
-            parts += [j] * len(completion)
-        inputs.append(ids)
-        positions.append(places)
-        segments.append(parts)
     return GroupBatch(
         input_ids_BL=_padded(inputs, length),
         position_ids_BL=_padded(positions, length),
-        segments_BL=_padded(segments, length, fill=-1),
-        where_CT=_padded(where, longest),
+        real_BL=_real(inputs, length),
+        where_CT=_padded([[row * length + place for place in places] for row, places in where], longest),
         targets_CT=_padded(completions, longest),
-        mask_CT=torch.tensor([len(ids) for ids in completions])[:, None] > torch.arange(longest),
-        last_C=torch.tensor(last),
+        mask_CT=_real(completions, longest),
+        last_C=torch.tensor([row * length + place for row, place in ends]),
         group_C=torch.tensor(owners),
+        segments=tuple(segments) if shared else (),
     )
 
 
 def plan(groups: Sequence[Encoded], tokens: int, *, shared: bool = True, lanes: int = 1) -> list[list[int]]:
-    """Split the groups into micro-batches whose rows, padded, hold at most `tokens` tokens (B times L).
+    """Split the groups into even micro-batches of at most `tokens` tokens, the longest groups first.
 
-    Groups of similar length go together, the longest first (so that memory runs out at once or never). A
-    group that exceeds the budget alone gets a batch of its own. Where `lanes` batches are computed at once
-    they share the budget, and are as even, and as nearly a multiple of `lanes`, as the groups allow.
-    Deterministic.
+    A group that exceeds the budget alone gets a batch of its own. Where `lanes` batches are computed at once
+    they share the budget, and their number is a multiple of `lanes` unless there are fewer groups. Without
+    `shared`, rows are padded, so groups of similar length go together. Deterministic.
     """
     _check(groups)
-    batches = _greedy(groups, tokens // lanes, shared)
-    if lanes == 1:
-        return batches
-    wanted = min(len(groups), -(-len(batches) // lanes) * lanes)
-    budget = sum(_size([group], shared) for group in groups) / wanted
-    while len(even := _greedy(groups, min(budget, tokens // lanes), shared)) > wanted:
-        budget *= 1.1  # ends: under the whole budget there are no more than wanted
-    return even
+    budget = tokens // lanes
+    if not shared:
+        return _similar(groups, budget)
+    sizes = [_tokens(group) for group in groups]
+    order = sorted(range(len(groups)), key=lambda g: (-sizes[g], g))
+    count = max(1, sum(sizes) // max(budget, 1))
+    while True:
+        count = min(-(-count // lanes) * lanes, len(groups))
+        batches: list[list[int]] = [[] for _ in range(count)]
+        loads = [0] * count
+        for g in order:  # longest processing time first (Graham 1969)
+            least = loads.index(min(loads))
+            batches[least].append(g)
+            loads[least] += sizes[g]
+        fits = all(load <= budget or len(b) == 1 for load, b in zip(loads, batches, strict=True))
+        if fits or count == len(groups):
+            return batches
+        count += 1
 
 
-def _greedy(groups: Sequence[Encoded], tokens: float, shared: bool) -> list[list[int]]:
-    whole = [_length(groups, (g, range(len(group.completion_ids)))) for g, group in enumerate(groups)]
+def _similar(groups: Sequence[Encoded], tokens: int) -> list[list[int]]:
+    """Micro-batches of rows of their own, which hold at most `tokens` tokens with padding."""
+    longest = [len(g.prompt_ids) + max(map(len, g.completion_ids)) for g in groups]
     batches: list[list[int]] = []
-    for g in sorted(range(len(groups)), key=lambda g: (-whole[g], g)):
-        if batches and _size([groups[i] for i in (*batches[-1], g)], shared) <= tokens:
+    for g in sorted(range(len(groups)), key=lambda g: (-longest[g], g)):
+        rows = sum(len(groups[i].completion_ids) for i in (*(batches[-1] if batches else ()), g))
+        if batches and rows * longest[batches[-1][0]] <= tokens:
             batches[-1].append(g)
         else:
             batches.append([g])
     return batches
 
 
-def _layout(groups: Sequence[Encoded], shared: bool) -> list[Row]:
-    """Which completions share a row, in order.
-
-    Sharing saves repeated prompts; against it stand attention, quadratic in the row's length, and padding up
-    to the longest row. The row lengths that occur are tried as limits (at most `_TRIALS` of them), each
-    filled greedily, which needs the fewest rows that keep the order, and the cheapest layout wins.
-    """
-    if not shared:
-        return [
-            (g, range(c, c + 1)) for g, group in enumerate(groups) for c in range(len(group.completion_ids))
-        ]
-    sizes = [[len(ids) for ids in group.completion_ids] for group in groups]
-    needed = max(len(group.prompt_ids) + max(own) for group, own in zip(groups, sizes, strict=True))
-    occurring = {
-        len(group.prompt_ids) + run
-        for group, own in zip(groups, sizes, strict=True)
-        for first in range(len(own))
-        for run in accumulate(own[first:])
-    }
-    limits = sorted(limit for limit in occurring if limit >= needed)
-    step = max(1, (len(limits) - 1) / (_TRIALS - 1))
-    tried = [limits[round(i * step)] for i in range(min(len(limits), _TRIALS))]
-    return min((_fill(groups, limit) for limit in tried), key=lambda rows: _cost(groups, rows))
+def _tokens(group: Encoded) -> int:
+    return len(group.prompt_ids) + sum(map(len, group.completion_ids))
 
 
-def _fill(groups: Sequence[Encoded], limit: int) -> list[Row]:
-    """Rows of at most `limit` tokens, each taking the next completions of its group while they fit."""
-    rows: list[Row] = []
-    for g, group in enumerate(groups):
-        first, length = 0, len(group.prompt_ids)
-        for c, ids in enumerate(group.completion_ids):
-            if c > first and length + len(ids) > limit:
-                rows.append((g, range(first, c)))
-                first, length = c, len(group.prompt_ids)
-            length += len(ids)
-        rows.append((g, range(first, len(group.completion_ids))))
-    return rows
+def _padded(rows: Sequence[Sequence[int]], width: int) -> Tensor:
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
 
 
-def _cost(groups: Sequence[Encoded], rows: list[Row]) -> float:
-    """Relative time of a forward pass: per padded token, a constant plus attention over its row's length.
-
-    The linear layers cost about 24 D^2 operations a token, dense masked attention 4 D L, so they are level
-    near L = 6 D in theory and at about 3300 measured on a CPU with D = 576. Wider models are shared more
-    reluctantly than they could be, never wrongly.
-    """
-    length = max(_length(groups, row) for row in rows)
-    return len(rows) * length * (1 + length / ATTENTION_LENGTH)
-
-
-def _length(groups: Sequence[Encoded], row: Row) -> int:
-    g, members = row
-    return len(groups[g].prompt_ids) + sum(len(groups[g].completion_ids[c]) for c in members)
-
-
-def _size(groups: Sequence[Encoded], shared: bool) -> int:
-    """Padded tokens of the collated groups."""
-    rows = _layout(groups, shared)
-    return len(rows) * max(_length(groups, row) for row in rows)
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int = 0) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+def _real(rows: Sequence[Sequence[int]], width: int) -> Tensor:
+    return torch.tensor([len(row) for row in rows])[:, None] > torch.arange(width)
 
 
 def _check(groups: Sequence[Encoded]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from accord.data.batches import GroupBatch, _padded
+from accord.data.batches import GroupBatch, Segment, _padded, _real
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,32 @@ def pack(parts: Sequence[Piece], length: int, *, shared: bool = True) -> list[Ro
     return [tuple(row) for row in rows]
 
 
-def collate_rows(rows: Sequence[Row]) -> GroupBatch:
-    """Rows as a batch whose segments are the pieces; row c's targets are "completion" c."""
+def collate_rows(rows: Sequence[Row], *, shared: bool = True) -> GroupBatch:
+    """Rows as a batch whose segments are the pieces; row c's targets are "completion" c.
+
+    With `shared` the rows lie one behind the other; without, which needs rows of one piece, each is a row.
+    """
     length = max(sum(len(p.inputs) for p in row) for row in rows)
     inputs = [[i for p in row for i in p.inputs] for row in rows]
     targets = [[t for p in row for t in p.targets] for row in rows]
     places = [[i for p in row for i in range(len(p.inputs))] for row in rows]
-    segments = [[j for j, p in enumerate(row, start=1) for _ in p.inputs] for row in rows]
     sizes = torch.tensor([len(row) for row in inputs])
-    first = length * torch.arange(len(rows))
-    mask_CT = torch.arange(length) < sizes[:, None]
+    first = sizes.cumsum(0) - sizes if shared else length * torch.arange(len(rows))
+    mask_CT = _real(inputs, length)
+    lines, width = (
+        (inputs, length) if not shared else ([[i for row in inputs for i in row]], int(sizes.sum()))
+    )
+    starts = places if not shared else [[i for row in places for i in row]]
     return GroupBatch(
-        input_ids_BL=_padded(inputs, length),
-        position_ids_BL=_padded(places, length),
-        segments_BL=_padded(segments, length, fill=-1),
+        input_ids_BL=_padded(lines, width),
+        position_ids_BL=_padded(starts, width),
+        real_BL=_real(lines, width),
         where_CT=(first[:, None] + torch.arange(length)) * mask_CT,
         targets_CT=_padded(targets, length),
         mask_CT=mask_CT,
         last_C=first + sizes - 1,
         group_C=torch.arange(len(rows)),
+        segments=tuple(Segment(len(p.inputs)) for row in rows for p in row) if shared else (),
     )
 
 

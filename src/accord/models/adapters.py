@@ -26,6 +26,7 @@ from accord.config import Lora
 from accord.errors import ModelError
 from accord.models.device import on_cpu
 from accord.models.lora import fuse
+from accord.models.products import quicken
 from accord.models.quiet import quietly
 
 
@@ -33,6 +34,7 @@ class Trunk:
     """A frozen base model and the named adapters (or full copies) that are trained on it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
+        quicken(model)
         self._model = model.requires_grad_(False)
         self._linear = _linear_names(model)  # before adapters put linear layers of their own inside
         self._peft: PeftModel | None = None

@@ -1,7 +1,7 @@
 """The one forward pass: hidden states of groups, and log-probabilities where completions are.
 
 The backbone runs without its language-model head. Logits, the largest tensor of all, are made only at the
-positions that predict a completion's token, a chunk at a time, and made again in the backward pass.
+positions that predict a completion's token, a chunk at a time (see `readout.py`).
 
 Shape letters: B rows, L row length, F = B*L flat positions, D hidden size, C completions, T longest
 completion, N real completion tokens, n those of one chunk, V vocabulary.
@@ -12,15 +12,17 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from accord.errors import ConfigError, ModelError
+from accord.models.attention import Segment, segmented
+from accord.models.readout import read_off
 
 
 class Rows(Protocol):
@@ -31,23 +33,23 @@ class Rows(Protocol):
     @property
     def position_ids_BL(self) -> Tensor: ...
     @property
-    def segments_BL(self) -> Tensor: ...  # -1 padding, 0 prompt, j >= 1 the j-th completion of the row
+    def real_BL(self) -> Tensor: ...  # False at padding
     @property
-    def mask_B1LL(self) -> Tensor: ...  # True = may attend
+    def segments(self) -> Sequence[Segment]: ...  # of the only row; none where rows are ordinary
 
 
 def supports_block_mask(model: PreTrainedModel) -> bool:
-    """Whether completions may share a row: every layer is full attention under our mask and positions.
+    """Whether completions may share a row: every layer is full attention, ours to compute, at our positions.
 
-    False for state-space and linear-attention models (no mask), sliding-window and chunked attention (a mask
-    of their own), ALiBi (positions of its own) and attention kernels that take no mask (flash attention).
-    Batches for such models need `collate(..., shared=False)`.
+    False for state-space and linear-attention models, sliding-window and chunked attention (a mask of their
+    own), ALiBi (positions of its own) and every attention kernel but "sdpa". Batches for such models need
+    `collate(..., shared=False)`.
     """
     config = _text_config(model)
     layers = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
     windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return (
-        config._attn_implementation in ("sdpa", "eager")
+        config._attn_implementation == "sdpa"
         and "position_ids" in inspect.signature(_backbone(model).forward).parameters
         and all(kind in ("full_attention", "global") for kind in layers)
         and not (windowed and not layers)
@@ -63,24 +65,23 @@ def hidden_states(model: PreTrainedModel, batch: Rows, *, layers: int | None = N
     model cannot keep them apart, or when it does not have so many layers.
     """
     backbone = _backbone(model)
+    run = _first_layers(backbone, layers)
     inputs = {"input_ids": batch.input_ids_BL, "position_ids": batch.position_ids_BL}
-    if "position_ids" not in inspect.signature(backbone.forward).parameters:
-        del inputs["position_ids"]
-    if not (batch.segments_BL > 1).any():  # ordinary rows: the model makes its own causal mask
-        mask = (batch.segments_BL >= 0).long()
-    elif not supports_block_mask(model):
+    if not batch.segments:  # ordinary rows: the model makes its own causal mask
+        if "position_ids" not in inspect.signature(backbone.forward).parameters:
+            del inputs["position_ids"]
+        output = run(**inputs, attention_mask=batch.real_BL.long(), use_cache=False)
+        return output.last_hidden_state.flatten(0, 1)
+    if not supports_block_mask(model):
         raise ModelError(
             f"{type(model).__name__} (attention {model.config._attn_implementation!r}) cannot keep "
             "completions that share a row apart; use collate(..., shared=False), or load it with "
             "attn_implementation='sdpa'"
         )
-    elif _text_config(model)._attn_implementation == "sdpa":
-        mask = batch.mask_B1LL
-    else:  # eager attention adds the mask to its scores
-        blocked = ~batch.mask_B1LL
-        mask = torch.zeros_like(blocked, dtype=model.dtype).masked_fill(blocked, torch.finfo(model.dtype).min)
-    run = _first_layers(backbone, layers)
-    return run(**inputs, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)
+    ready = inputs["input_ids"].new_zeros(1, 1, 1, 1)  # of four axes: the model makes no mask of its own
+    with segmented(batch.segments, layer_count(model) if layers is None else layers):
+        output = run(**inputs, attention_mask=ready, use_cache=False)
+    return output.last_hidden_state.flatten(0, 1)
 
 
 def layer_count(model: PreTrainedModel) -> int:
@@ -116,35 +117,32 @@ def token_logps(
     mask_CT: Tensor,
     *,
     temperature: float = 1.0,
-    chunk: int = 512,
+    chunk: int = 128,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Natural log-probabilities of `targets_CT` at `temperature`, and the distribution's entropy in nats.
 
     Both have shape (C, T), are zero where `mask_CT` is False, and are float32 (float64 for a float64 model).
     `where_CT` says at which flat position each target is predicted. At most `chunk` positions have their
-    logits in memory at a time; the others are recomputed in the backward pass. The entropy is None unless
-    asked for.
+    logits in memory at a time. The entropy is None unless asked for.
 
     Raises ConfigError for a temperature that is not positive, ModelError for a model without a head.
     """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ConfigError(f"temperature is {temperature}; log-probabilities need a finite value above 0")
-    hidden_ND, targets_N = hidden_FD[where_CT[mask_CT]], targets_CT[mask_CT]
     head, config = _head(model), _text_config(model)
+    frozen = not any(parameter.requires_grad for parameter in head.parameters())
 
-    def pick(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        logits_nV = _scaled(head(hidden_nD), config)
-        logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
-        logps_nV = (logits_nV if temperature == 1 else logits_nV / temperature).log_softmax(-1)
-        picked_n = logps_nV.gather(-1, targets_n[:, None])[:, 0]
-        if not entropy:
-            return picked_n[None]
-        return torch.stack([picked_n, -(logps_nV.exp() * logps_nV).sum(-1)])
+    def logits(hidden_nD: Tensor) -> Tensor:
+        scaled_nV = _scaled(head(hidden_nD), config)
+        scaled_nV = scaled_nV.to(torch.promote_types(scaled_nV.dtype, torch.float32))
+        return scaled_nV if temperature == 1 else scaled_nV / temperature
 
-    parts = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True))
-    # The backward pass starts at the last chunk, so to keep its logits costs no memory at the peak.
-    made = [checkpoint(pick, *part, use_reentrant=False) for part in parts[:-1]] + [pick(*parts[-1])]
+    hidden_ND, targets_N = hidden_FD[where_CT[mask_CT]], targets_CT[mask_CT]
+    made = [
+        read_off(logits, hidden_nD, targets_n, frozen=frozen, entropy=entropy)
+        for hidden_nD, targets_n in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
+    ]
     spread = [v_N.new_zeros(mask_CT.shape).masked_scatter(mask_CT, v_N) for v_N in torch.cat(made, dim=1)]
     return spread[0], spread[1] if entropy else None
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
+from accord.models.products import ProductLinear
+
 LIMIT = 8 * 2**30  # bytes; the packed weights are a second copy, so large models keep their plain ones
 
 Product = Callable[[Tensor], Tensor]
@@ -107,7 +109,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def _packable(module: nn.Module) -> bool:
-    if type(module) is not nn.Linear or "forward" in module.__dict__:
+    if type(module) not in (nn.Linear, ProductLinear) or "forward" in module.__dict__:
         return False
     weight = module.weight
     plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()

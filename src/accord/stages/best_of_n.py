@@ -110,7 +110,7 @@ def score(scorer: Scorer, bench: Bench, groups: Sequence[Group], config: BestOfN
     """One vector of rewards per group."""
     encoded = [bench.renderer.group(g) for g in groups]
     found: dict[int, Tensor] = {}
-    for part in plan(encoded, config.tokens_per_microbatch):
+    for part in plan(encoded, config.tokens_per_microbatch, shared=bench.shared):
         batch = collate([encoded[i] for i in part], shared=bench.shared)
         scores_C = scorer([groups[i] for i in part], batch).scores_C
         for i, group_scores in zip(part, scores_C.split([config.n] * len(part)), strict=True):

@@ -119,7 +119,7 @@ def score(config: EvalConfig, bench: Bench, groups: Sequence[Group]) -> list[lis
     scorer = open_reward(config.reward_model, bench, config.dtype)
     encoded = [bench.renderer.group(g) for g in groups]
     found: dict[int, list[float]] = {}
-    for part in plan(encoded, TOKENS):
+    for part in plan(encoded, TOKENS, shared=bench.shared):
         chosen = [groups[i] for i in part]
         batch = collate([encoded[i] for i in part], shared=bench.shared)
         sizes = [len(g.completions) for g in chosen]
@@ -133,7 +133,7 @@ def reference_logps(bench: Bench, groups: Sequence[Group], temperature: float) -
     """Log-probs of each group's first answer under the bare trunk, one tensor per group."""
     encoded = [Encoded(bench.renderer.prompt(g.prompt), (g.completions[0].token_ids,)) for g in groups]
     found: dict[int, Tensor] = {}
-    for part in plan(encoded, TOKENS):
+    for part in plan(encoded, TOKENS, shared=bench.shared):
         batch = collate([encoded[i] for i in part], shared=bench.shared)
         with bench.trunk.use(None) as model:
             logps_CT, _ = token_logps(

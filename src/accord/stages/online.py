@@ -221,7 +221,7 @@ class Online:
         c = self.config
         chosen = [self.ptx[i] for i in order(len(self.ptx), c.ptx_batch_size, step, mix_seed(c.seed, 6))]
         tokens = sum(len(e.completion_ids[0]) for e in chosen)
-        parts = plan(chosen, c.optim.tokens_per_microbatch, lanes=lanes())
+        parts = plan(chosen, c.optim.tokens_per_microbatch, shared=self.bench.shared, lanes=lanes())
         return [Mix(collate([chosen[i] for i in part], shared=self.bench.shared), tokens) for part in parts]
 
     def fit_critic(

@@ -153,7 +153,10 @@ def _fit(config: PretrainConfig, bench: Bench, rows: Sequence[Row], console: Con
 
     def step(number: int) -> Metrics:
         chosen = [rows[i] for i in order(len(rows), config.batch_size, number, config.seed)]
-        batches = [collate_rows(part) for part in microbatches(chosen, config.optim.tokens_per_microbatch)]
+        batches = [
+            collate_rows(part, shared=bench.shared)
+            for part in microbatches(chosen, config.optim.tokens_per_microbatch)
+        ]
         tokens = sum(len(p.targets) for row in chosen for p in row)
         metrics = engine.step(batches, loss, count=tokens, progress=(number + 0.5) / n_steps)
         return {**metrics, "tokens": tokens}
@@ -174,7 +177,7 @@ def grade(config: PretrainConfig, bench: Bench, documents: Sequence[str]) -> dic
     rows = pack(parts, config.length, shared=bench.shared)
     nats, tokens = np.zeros(len(documents)), np.zeros(len(documents))
     for some in microbatches(rows, config.optim.tokens_per_microbatch):
-        batch = collate_rows(some)
+        batch = collate_rows(some, shared=bench.shared)
         with bench.trunk.use(POLICY) as model:
             hidden_FD = hidden_states(model, batch)
             logps_CT, _ = token_logps(model, hidden_FD, batch.where_CT, batch.targets_CT, batch.mask_CT)

@@ -78,7 +78,12 @@ class Fit:
         return self.loss.terms(self.config, item[1], self.see(item[0]))
 
     def batches(self, rows: Rows) -> Iterator[tuple[GroupBatch, list[Judged[Any]]]]:
-        for part in plan([e for _, e in rows], self.config.optim.tokens_per_microbatch, lanes=lanes()):
+        for part in plan(
+            [e for _, e in rows],
+            self.config.optim.tokens_per_microbatch,
+            shared=self.bench.shared,
+            lanes=lanes(),
+        ):
             batch = collate([rows[i][1] for i in part], shared=self.bench.shared)
             yield batch, [rows[i][0] for i in part]
 
@@ -214,7 +219,7 @@ def _score_all(
     rows: Rows, reward: TrunkReward, bench: Bench, tokens: int
 ) -> list[tuple[Judged[Any], Tensor]]:
     found: dict[int, Tensor] = {}
-    for part in plan([e for _, e in rows], tokens):
+    for part in plan([e for _, e in rows], tokens, shared=bench.shared):
         batch = collate([rows[i][1] for i in part], shared=bench.shared)
         groups = [rows[i][0].group for i in part]
         sizes = [len(g.completions) for g in groups]

@@ -131,7 +131,10 @@ class Passes:
         """Micro-batches over the chosen groups; `rows` are the places of each group's answers."""
         found = []
         for indices in plan(
-            [encoded[i] for i in chosen], self.config.optim.tokens_per_microbatch, lanes=lanes()
+            [encoded[i] for i in chosen],
+            self.config.optim.tokens_per_microbatch,
+            shared=self.bench.shared,
+            lanes=lanes(),
         ):
             groups = [chosen[i] for i in indices]
             batch = collate([encoded[g] for g in groups], shared=self.bench.shared)

@@ -86,7 +86,10 @@ def run(config: SftConfig, console: Console) -> dict[str, Any]:
 
 def microbatches(groups: list[Encoded], tokens: int, shared: bool) -> list[GroupBatch]:
     """The step's groups as batches that each fit the token budget."""
-    return [collate([groups[i] for i in part], shared=shared) for part in plan(groups, tokens, lanes=lanes())]
+    return [
+        collate([groups[i] for i in part], shared=shared)
+        for part in plan(groups, tokens, shared=shared, lanes=lanes())
+    ]
 
 
 def demonstrations_of(groups: list[Group]) -> list[dict[str, Any]]:

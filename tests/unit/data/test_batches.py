@@ -1,4 +1,4 @@
-"""Groups to tensors: the layout by hand, its cost model, and the plan of micro-batches."""
+"""Groups to tensors: the layout by hand, and the plan of micro-batches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord.data import batches
-from accord.data.batches import collate, plan
+from accord.data.batches import Segment, collate, plan
 from accord.data.render import Encoded
 from accord.errors import DataError
+from visible import seen_by_flat, visible
 
 PAIR = Encoded((10, 11, 12), ((20, 21), (30,)))
 
@@ -37,19 +37,16 @@ def test_one_row_by_hand() -> None:
     batch = collate([PAIR])
     assert batch.input_ids_BL.tolist() == [[10, 11, 12, 20, 21, 30]]
     assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 4, 3]]
-    assert batch.segments_BL.tolist() == [[0, 0, 0, 1, 1, 2]]
-    assert batch.mask_B1LL.int().tolist() == [
-        [
-            [
-                [1, 0, 0, 0, 0, 0],
-                [1, 1, 0, 0, 0, 0],
-                [1, 1, 1, 0, 0, 0],
-                [1, 1, 1, 1, 0, 0],
-                [1, 1, 1, 1, 1, 0],
-                [1, 1, 1, 0, 0, 1],
-            ]
-        ]
+    assert batch.segments == (Segment(3), Segment(2, after=0), Segment(1, after=0))
+    assert visible(batch.segments).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],
     ]
+    assert batch.real_BL.all()
     assert batch.where_CT.tolist() == [[2, 3], [2, 0]]
     assert batch.targets_CT.tolist() == [[20, 21], [30, 0]]
     assert batch.mask_CT.tolist() == [[True, True], [True, False]]
@@ -61,69 +58,44 @@ def test_separate_rows_by_hand() -> None:
     batch = collate([PAIR], shared=False)
     assert batch.input_ids_BL.tolist() == [[10, 11, 12, 20, 21], [10, 11, 12, 30, 0]]
     assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0]]
-    assert batch.segments_BL.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, -1]]
+    assert batch.real_BL.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+    assert batch.segments == ()
     assert batch.where_CT.tolist() == [[2, 3], [7, 0]]
     assert batch.last_C.tolist() == [4, 8]
+
+
+def test_several_groups_lie_in_one_row() -> None:
+    batch = collate([PAIR, Encoded((40, 41), ((50,),))])
+    assert batch.input_ids_BL.tolist() == [[10, 11, 12, 20, 21, 30, 40, 41, 50]]
+    assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
+    assert batch.segments[3:] == (Segment(2), Segment(1, after=3))
+    assert batch.where_CT.tolist() == [[2, 3], [2, 0], [7, 0]]
+    assert batch.last_C.tolist() == [4, 5, 8]
+    assert batch.group_C.tolist() == [0, 0, 1]
 
 
 @settings(max_examples=60, deadline=None)
 @given(groups=groups_strategy, shared=st.booleans())
 def test_every_token_is_found_where_the_batch_says(groups: list[Encoded], shared: bool) -> None:
     batch = collate(groups, shared=shared)
-    length = batch.input_ids_BL.shape[1]
     flat_ids, flat_positions = batch.input_ids_BL.flatten(), batch.position_ids_BL.flatten()
-    visible_FL = batch.mask_B1LL[:, 0].flatten(0, 1)
+    seen_FF = seen_by_flat(batch)
     wanted = [(g, ids) for g, group in enumerate(groups) for ids in group.completion_ids]
     assert batch.group_C.tolist() == [g for g, _ in wanted]
     for c, (g, ids) in enumerate(wanted):
         assert batch.targets_CT[c][batch.mask_CT[c]].tolist() == list(ids)
         last = int(batch.last_C[c])
-        row, column = divmod(last, length)
         # What the completion's last token attends to, in order, is exactly prompt and completion.
-        seen = batch.input_ids_BL[row][visible_FL[last]]
+        seen = flat_ids[seen_FF[last]]
         assert seen.tolist() == [*groups[g].prompt_ids, *ids]
-        assert batch.position_ids_BL[row][visible_FL[last]].tolist() == list(range(len(seen)))
+        assert flat_positions[seen_FF[last]].tolist() == list(range(len(seen)))
         where = batch.where_CT[c][batch.mask_CT[c]]
         assert flat_positions[where].tolist() == list(range(len(seen) - len(ids) - 1, len(seen) - 1))
         assert flat_ids[where].tolist() == seen.tolist()[-len(ids) - 1 : -1]
-        assert column < length and batch.segments_BL[row, column] >= 1
-    assert visible_FL.any(dim=1).all()  # padding too: an empty row of attention would be NaN
-    assert not (batch.mask_B1LL[:, 0] & (batch.segments_BL == -1)[:, None, :])[batch.segments_BL >= 0].any()
+        assert batch.real_BL.flatten()[last]
+    assert not shared or batch.real_BL.all()  # nothing is padded
+    assert sum(segment.length for segment in batch.segments) == shared * flat_ids.numel()
     assert torch.all(batch.where_CT[~batch.mask_CT] == 0) and torch.all(batch.targets_CT[~batch.mask_CT] == 0)
-
-
-def rows_of(groups: list[Encoded]) -> list[int]:
-    """How many completions each row of the batch holds."""
-    return collate(groups).segments_BL.amax(1).tolist()
-
-
-def test_siblings_share_a_row_while_the_prompt_is_worth_it() -> None:
-    assert rows_of([sized(90, 50, 50, 50, 50)]) == [4]
-    assert rows_of([sized(400, 100, 100)]) == [2]
-
-
-def test_long_answers_to_a_short_prompt_do_not_share() -> None:
-    assert rows_of([sized(5, 900, 900, 900, 900)]) == [1, 1, 1, 1]
-
-
-def test_a_large_group_is_cut_rather_than_pad_the_small_ones() -> None:
-    """Seven pairs of 120 tokens beside a group of 920: one row for it would pad every pair eightfold."""
-    rows = rows_of([sized(20, *[50] * 18), *[sized(20, 50, 50)] * 7])
-    assert rows[-7:] == [2] * 7
-    assert sum(rows[:-7]) == 18 and max(rows[:-7]) <= 4
-
-
-@settings(max_examples=60, deadline=None)
-@given(groups=groups_strategy)
-def test_the_chosen_layout_costs_no_more_than_either_extreme(groups: list[Encoded]) -> None:
-    def cost(lengths: list[int]) -> float:
-        longest = max(lengths)
-        return len(lengths) * longest * (1 + longest / batches.ATTENTION_LENGTH)
-
-    together = cost([len(g.prompt_ids) + sum(map(len, g.completion_ids)) for g in groups])
-    apart = cost([len(g.prompt_ids) + len(ids) for g in groups for ids in g.completion_ids])
-    rows, length = collate(groups).input_ids_BL.shape
-    assert cost([length] * rows) <= min(together, apart) + 1e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -154,18 +126,38 @@ def test_lanes_share_the_budget_and_the_work(shapes: list[tuple[int, list[int]]]
 
 def test_lanes_get_even_parts() -> None:
     equal = [Encoded((1,) * 10, ((2,) * 10,))] * 8
-    assert [len(part) for part in plan(equal, 140)] == [7, 1]
-    assert [len(part) for part in plan(equal, 139)] == [6, 2]
-    assert [len(part) for part in plan(equal, 280, lanes=2)] == [4, 4]
-    assert [len(part) for part in plan(equal, 140, lanes=2)] == [2, 2, 2, 2]
+    assert [len(part) for part in plan(equal, 160)] == [8]
+    assert [len(part) for part in plan(equal, 159)] == [4, 4]
+    assert [len(part) for part in plan(equal, 320, lanes=2)] == [4, 4]
+    assert [len(part) for part in plan(equal, 80, lanes=2)] == [2, 2, 2, 2]
     assert plan(equal[:1], 140, lanes=2) == [[0]]
 
 
-def test_the_plan_puts_similar_lengths_together() -> None:
+def test_parts_are_even_in_tokens_and_begin_with_the_longest() -> None:
+    groups = [sized(10, n, n) for n in (5, 45, 10, 45, 20)]  # 20, 100, 30, 100, 50 tokens
+    assert plan(groups, 300) == [[1, 3, 4, 2, 0]]
+    assert plan(groups, 160) == [[1, 4], [3, 2, 0]]
+    assert plan(groups, 100) == [[1], [3], [4, 2, 0]]
+    assert plan(groups, 1) == [[1], [3], [4], [2], [0]]
+
+
+@given(groups=groups_strategy, tokens=st.integers(60, 600))
+@settings(max_examples=60, deadline=None)
+def test_lanes_wait_for_one_another_no_longer_than_a_group(groups: list[Encoded], tokens: int) -> None:
+    loads = [sum(sized_tokens(groups[g]) for g in part) for part in plan(groups, tokens, lanes=2)]
+    assert max(loads) - min(loads) <= max(map(sized_tokens, groups))
+    assert len(loads) % 2 == 0 or len(loads) == len(groups)
+
+
+def sized_tokens(group: Encoded) -> int:
+    return len(group.prompt_ids) + sum(map(len, group.completion_ids))
+
+
+def test_padded_rows_go_with_others_of_their_length() -> None:
     groups = [sized(10, n, n) for n in (5, 45, 5, 45)]
-    assert plan(groups, 200) == [[1, 3], [0, 2]]
-    assert plan(groups, 100) == [[1], [3], [0, 2]]
-    assert plan(groups, 1) == [[1], [3], [0], [2]]
+    assert plan(groups, 220, shared=False) == [[1, 3], [0, 2]]
+    assert plan(groups, 219, shared=False) == [[1], [3], [0, 2]]
+    assert plan(groups, 1, shared=False) == [[1], [3], [0], [2]]
 
 
 @pytest.mark.parametrize(
@@ -185,5 +177,7 @@ def test_unusable_groups_are_named(groups: list[Encoded], message: str) -> None:
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:
-    moved = collate([PAIR]).to("meta")
-    assert {t.device.type for t in (*vars(moved).values(), moved.mask_B1LL)} == {"meta"}
+    here, moved = collate([PAIR]), collate([PAIR]).to("meta")
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 8 and {t.device.type for t in tensors} == {"meta"}
+    assert moved.segments == here.segments

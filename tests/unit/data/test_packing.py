@@ -74,8 +74,9 @@ def test_models_that_cannot_keep_documents_apart_get_a_row_for_each() -> None:
     parts = pieces([[1, 2], [3], [4] * 20], 8, start=START, end=END)
     rows = pack(parts, 8, shared=False)
     assert [len(row) for row in rows] == [1] * len(parts)
-    assert not (collate_rows(rows).segments_BL > 1).any()
-    assert logps(tiny_gpt2().double(), rows).shape == (len(rows), 8)
+    batch, model = collate_rows(rows, shared=False), tiny_gpt2().double()
+    assert not batch.segments and batch.input_ids_BL.shape == (len(rows), 8)
+    torch.testing.assert_close(logps(model, rows, shared=False), logps(model, rows), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 40, 1000])
@@ -87,8 +88,8 @@ def test_microbatches_keep_to_their_budget(tokens: int) -> None:
         assert len(some) == 1 or collate_rows(some).input_ids_BL.numel() <= tokens
 
 
-def logps(model: torch.nn.Module, rows: list) -> torch.Tensor:  # type: ignore[type-arg]
-    batch = collate_rows(rows)
+def logps(model: torch.nn.Module, rows: list, shared: bool = True) -> torch.Tensor:  # type: ignore[type-arg]
+    batch = collate_rows(rows, shared=shared)
     with torch.no_grad():
         hidden_FD = hidden_states(model, batch)  # type: ignore[arg-type]
         found, _ = token_logps(model, hidden_FD, batch.where_CT, batch.targets_CT, batch.mask_CT)  # type: ignore[arg-type]

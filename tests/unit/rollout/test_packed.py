@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from accord.models.products import quicken
 from accord.rollout import packed
 from accord.rollout.packed import Packing, multiplies_bfloat16, packed_linears
 from tiny import tiny_llama
@@ -26,6 +27,13 @@ def test_equal_to_the_plain_layer(shape, bias):
     with packed_linears(layer, 64):
         assert "forward" in layer.__dict__
         torch.testing.assert_close(layer(x).double(), exact, rtol=0, atol=1e-5)
+
+
+def test_quickened_layers_are_packed_too():
+    layer = nn.Linear(8, 16)
+    quicken(nn.Sequential(layer))
+    with packed_linears(nn.Sequential(layer), 4):
+        assert "forward" in layer.__dict__
 
 
 @torch.no_grad()
