@@ -1,6 +1,6 @@
 """Accord against its peers on this machine: speed, memory, and how far both are from the physical limit.
 
-    python benchmarks/run.py                     # everything (an hour and a half); results go to docs/performance.*
+    python benchmarks/run.py                     # everything, in an hour and a half, to docs/performance.*
     python benchmarks/run.py --only dpo sft      # some works; the rest of the results is kept
     python benchmarks/run.py --only scaling      # how cost grows; goes on where it was stopped
     python benchmarks/run.py --profile dpo       # where our own time goes; nothing is written

@@ -18,31 +18,31 @@ from speed.task import Task
 from speed.works import WORKS, Bench
 
 STAGES: Mapping[str, str] = {"sft": "sft", "dpo-cached": "dpo", "grpo": "grpo"}
+# TRL's cached reference cannot be shared by processes that are given rows in memory.
+CASES = (*(("ours", name) for name in STAGES), ("peer", "dpo"))
 PROMPTS, ANSWERS = 4, 4  # so that two processes have as many rows each
 BUDGET = 384  # tokens of a micro-batch: an even number of equal ones, or a process would wait for the other
-PEERS = ("dpo-cached",)  # of which the peer is measured, too
 
 Runner = Callable[[str, Task, int], float]
 
 
 def processes(bench: Bench, run: Runner | None = None) -> Iterator[dict[str, Any]]:
-    """{work: {"what", "one", "two", "ratio"}} in seconds of a step, each time that a work is added."""
+    """{work: {"side", "what", "one", "two", "ratio"}} in seconds of a step, each time that one is added."""
     run = run or seconds_of
     model = bench.model(bench.arguments.model)
     data = bench.rows("pairs", model, bench.arguments.pairs)
     found: dict[str, Any] = {}
-    for name in STAGES:
-        print(f"{name}: one process, two processes", file=sys.stderr, flush=True)
+    for side, name in CASES:
+        print(f"{side} {name}: one process, two processes", file=sys.stderr, flush=True)
         task, what = bench.task(name, model, data, bench.arguments.steps), bench.what(name)
         if task.prompts:
             task = replace(task, prompts=PROMPTS, answers=ANSWERS)
             what = f"{PROMPTS} prompts × {ANSWERS} answers × {task.new_tokens} tokens"
-        row: dict[str, Any] = {"what": what, "busy_cores": warn_if_busy()}
-        for side in ("ours", "peer") if name in PEERS else ("ours",):
-            one, two = (run(side, task, count) for count in (1, 2))
-            print(f"  {side}: {one:.2f} s, {two:.2f} s", file=sys.stderr, flush=True)
-            row[side] = {"one": round(one, 3), "two": round(two, 3), "ratio": round(one / two, 2)}
-        found = {**found, name: row}
+        busy = warn_if_busy()
+        one, two = (round(run(side, task, count), 3) for count in (1, 2))
+        print(f"  {one:.2f} s, {two:.2f} s", file=sys.stderr, flush=True)
+        row = {"side": side, "what": what, "one": one, "two": two, "ratio": round(one / two, 2)}
+        found = {**found, name: {**row, "busy_cores": busy}}
         yield found
 
 

@@ -35,9 +35,9 @@ class Series:
 
 
 SCALING: Mapping[str, Series] = {
-    "prompt tokens": Series("dpo", (32, 128, 512)),
+    "prompt tokens": Series("dpo", (32, 128, 512, 1024), alone={1024: "not run, needs about 23 GB"}),
     "answers per prompt": Series("grpo", (2, 4, 8, 16), pairs=8),
-    "pairs per step": Series("dpo", (2, 8, 16), alone={16: "not run: needs 24 GB by the growth up to 8"}),
+    "pairs per step": Series("dpo", (2, 8, 16)),
     "length of rejected / chosen": Series("dpo", (1, 3, 6)),
     "model": Series("dpo", ("smollm2-135m-instruct", "random-0.5b")),
 }
@@ -66,11 +66,12 @@ def varied(bench: Bench, label: str, value: Any) -> Task:
     series = SCALING[label]
     model = bench.model(value if label == "model" else bench.arguments.model)
     pairs = value if label == "pairs per step" else series.pairs
-    made = {
+    made: dict[str, Any] = {
         "prompt tokens": {"prompt": value},
         "length of rejected / chosen": {"answer": 20, "ratio": value},
     }.get(label, {})
-    task = bench.task(series.work, model, bench.rows("scaled", model, pairs, **made), steps=1)
+    data = bench.rows("scaled", model, pairs, **{"prompt": 80, **made})  # words, so that nothing else varies
+    task = bench.task(series.work, model, data, steps=1)
     task = replace(task, new_tokens=series.new_tokens)
     if label == "answers per prompt":
         return replace(task, prompts=SAMPLED // value, answers=value)

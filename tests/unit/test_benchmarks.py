@@ -201,8 +201,8 @@ def test_what_is_varied_is_what_changes(model: str, tmp_path: Path) -> None:
     task = scaling.varied(bench, "answers per prompt", 4)
     assert (task.prompts, task.answers, task.sampled, task.lora) == (4, 4, 16, False)
     assert task.work == "grpo" and task.steps == 1
-    plain = lengths("pairs per step", 3)
-    assert all(row == plain[0] for row in plain)  # more rows are not longer or shorter ones
+    few, many = (lengths("pairs per step", n) for n in (2, 8))  # more rows are not longer or shorter ones
+    assert sum(r["prompt"] for r in many) == pytest.approx(4 * sum(r["prompt"] for r in few), rel=0.2)
 
 
 SERIES = {
@@ -322,9 +322,8 @@ def test_two_processes_are_compared_with_one(model: str, tmp_path: Path) -> None
     assert (ours["side"], ours["one"], ours["two"], ours["ratio"]) == ("ours", 6.0, 3.0, 2.0)
     assert (theirs["side"], theirs["ratio"]) == ("peer", 1.0)
     assert kept[-1]["grpo"]["what"] == "4 prompts × 4 answers × 64 tokens"
-    assert calls == [
-        (side, name, n) for side, name in zip(["ours"] * 3 + ["peer"], names, strict=True) for n in (1, 2)
-    ]
+    sides = zip(["ours"] * 3 + ["peer"], names, strict=True)
+    assert calls == [(side, name, count) for side, name in sides for count in (1, 2)]
 
 
 def test_the_command_of_a_stage_has_the_settings_of_the_single_process(
