@@ -160,8 +160,8 @@ def _growth(results: Mapping[str, Any], variant: str) -> str:
         return ""
     tables = [
         _titled("How cost grows", variant),
-        "One step after a first one, on rows made of words: 4 pairs with prompts of 80 tokens and answers of 40",
-        "unless varied, or 16 sampled answers of 32 tokens. Seconds are on a logarithmic scale.",
+        "One step after a first one, on rows made of words: 4 pairs with prompts of 80 tokens and answers of",
+        "40 unless varied, or 16 sampled answers of 32 tokens. Seconds are on a logarithmic scale.",
         f"\n![Seconds of a step against what is varied]({picture_of(variant)})",
     ]
     for label, found in series.items():
