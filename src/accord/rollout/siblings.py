@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,6 +68,17 @@ class _Table:
         self.x.narrow(self.columns, 0, end - low).copy_(self.x.narrow(self.columns, low, end - low).clone())
 
 
+class _Seen(NamedTuple):
+    """One layer's views of the tables in one step, places and heads in one dimension."""
+
+    keys: Tensor  # (P * K, S, W)
+    values: Tensor  # (P * K, W, S)
+    own_keys: Tensor  # (N * K, S, W)
+    own_values: Tensor  # (N * K, W, S)
+    new_key: Tensor  # (N, K, S)
+    new_value: Tensor
+
+
 @dataclass(frozen=True)
 class _Grouping:
     """Rows by prompt: row n is the `sibling_N[n]`-th of the prompt at `prompt_N[n]`."""
@@ -90,17 +101,17 @@ class _Grouping:
 
     def by_prompt(self, x_NKGX: Tensor) -> Tensor:
         """(P * K, M * G, X), with zeros where a prompt has fewer than M rows."""
+        _, k, g, x = x_NKGX.shape
         if self.full:
-            x_PKMGX = x_NKGX.unflatten(0, (self.prompts, self.most)).transpose(1, 2)
-        else:
-            _, k, g, x = x_NKGX.shape
-            x_PKMGX = x_NKGX.new_zeros(self.prompts, k, self.most, g, x)
-            x_PKMGX[self.prompt_N, :, self.sibling_N] = x_NKGX
-        return x_PKMGX.flatten(2, 3).flatten(0, 1)
+            x_PMKGX = x_NKGX.view(self.prompts, self.most, k, g, x)
+            return x_PMKGX.transpose(1, 2).reshape(self.prompts * k, self.most * g, x)
+        x_PKMGX = x_NKGX.new_zeros(self.prompts, k, self.most, g, x)
+        x_PKMGX[self.prompt_N, :, self.sibling_N] = x_NKGX
+        return x_PKMGX.view(self.prompts * k, self.most * g, x)
 
     def by_row(self, x: Tensor, heads: int) -> Tensor:
         """Back to (N, K, G, X)."""
-        x_PKMGX = x.unflatten(0, (self.prompts, heads)).unflatten(2, (self.most, -1))
+        x_PKMGX = x.view(self.prompts, heads, self.most, -1, x.shape[2])
         if self.full:
             return x_PKMGX.transpose(1, 2).flatten(0, 1)
         return x_PKMGX[self.prompt_N, :, self.sibling_N]
@@ -144,7 +155,7 @@ class Siblings:
         low = min(row.start for row in self.live)
         positions = [len(row.prompt.ids) + self.column - row.start for row in self.live]
         bias_NW = torch.cat([self.prompt_bias_NW, self.own_bias_NW[:, low : self.column + 1]], 1)
-        attend = partial(self._attend, bias_NW[:, None, None], low)
+        attend = partial(self._attend, self._seen(low), bias_NW[:, None, None])
         hidden_ND = self.llama.hidden(torch.tensor(tokens), torch.tensor(positions), attend)
         self.column += 1
         return self.llama.head(hidden_ND)
@@ -162,25 +173,37 @@ class Siblings:
             self.column = 0
         self._arrange()
 
-    def _attend(self, bias: Tensor, low: int, layer: int, q_FHS: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """One token of every row attends to its prompt and to what the row has added, and is added."""
-        count, prompts, width = len(q_FHS), len(self.prompts), self.prompt_bias_NW.shape[1]
-        keys_NKWS, values_NKWS = self.own_keys.x[layer, :count], self.own_values.x[layer, :count]
-        keys_NKWS[:, :, self.column], values_NKWS[:, :, self.column] = k, v
-        own_keys, own_values = (
-            x[:, :, low : self.column + 1].flatten(0, 1) for x in (keys_NKWS, values_NKWS)
+    def _seen(self, low: int) -> list[_Seen]:
+        """What this step's rows see of the tables, by layer."""
+        count, prompts, width = len(self.live), len(self.prompts), self.prompt_bias_NW.shape[1]
+        own_keys, own_values = (t.x[:, :count] for t in (self.own_keys, self.own_values))
+        window = slice(low, self.column + 1)
+        views = (
+            self.keys.x[:, :prompts, :, :, :width].flatten(1, 2),
+            self.values.x[:, :prompts, :, :width].flatten(1, 2),
+            own_keys[:, :, :, window].flatten(1, 2).transpose(2, 3),
+            own_values[:, :, :, window].flatten(1, 2),
+            own_keys[:, :, :, self.column],
+            own_values[:, :, :, self.column],
         )
-        keys = self.keys.x[layer, :prompts, :, :, :width].flatten(0, 1)
-        values = self.values.x[layer, :prompts, :, :width].flatten(0, 1)
-        q_NKGS = q_FHS.unflatten(1, (self.heads, -1))
+        return [_Seen(*found) for found in zip(*views, strict=True)]
 
-        rows = self.grouping
-        to_prompt_NKGW = rows.by_row(rows.by_prompt(q_NKGS) @ keys, self.heads)
-        to_own_NKGW = (q_NKGS.flatten(0, 1) @ own_keys.transpose(1, 2)).unflatten(0, (count, -1))
+    def _attend(
+        self, seen: list[_Seen], bias: Tensor, layer: int, q_NHS: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        """One token of every row is added, and attends to its prompt and to what the row has added."""
+        x, rows, width = seen[layer], self.grouping, self.prompt_bias_NW.shape[1]
+        x.new_key.copy_(k)
+        x.new_value.copy_(v)
+        count = len(q_NHS)
+        q_NKGS = q_NHS.view(count, self.heads, -1, q_NHS.shape[2])
+        to_prompt_NKGW = rows.by_row(torch.bmm(rows.by_prompt(q_NKGS), x.keys), self.heads)
+        to_own = torch.bmm(q_NKGS.flatten(0, 1), x.own_keys)
+        to_own_NKGW = to_own.view(count, self.heads, *to_own.shape[1:])
         weights_NKGW = torch.cat([to_prompt_NKGW, to_own_NKGW], -1).add_(bias).softmax(-1)
-        of_prompt_NKGS = rows.by_row(rows.by_prompt(weights_NKGW[..., :width]) @ values, self.heads)
-        of_own_NKGS = (weights_NKGW[..., width:].flatten(0, 1) @ own_values).unflatten(0, (count, -1))
-        return (of_prompt_NKGS + of_own_NKGS).flatten(1, 2)
+        own = torch.bmm(weights_NKGW[..., width:].flatten(0, 1), x.own_values).view_as(q_NKGS)
+        of_prompt = torch.bmm(rows.by_prompt(weights_NKGW[..., :width]), x.values)
+        return own.add_(rows.by_row(of_prompt, self.heads)).view_as(q_NHS)
 
     def _prefill(self, batch: list[tuple[int, ...]]) -> list[_Prompt]:
         """Run prompts one behind the other, without padding; each attends to itself."""

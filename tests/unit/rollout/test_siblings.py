@@ -137,6 +137,7 @@ class _Waiting:
         self.prompt_ids, self.last_of_prompt = prompt_ids, last_of_prompt
 
 
+@torch.inference_mode()
 def test_a_prompt_stays_until_its_last_answer_has_come_and_gone():
     decoder = Siblings(Llama(tiny_llama(), 4), 4)
     one, two = (1, 2, 3), (4, 5, 6, 7)
