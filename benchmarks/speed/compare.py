@@ -42,15 +42,19 @@ def run_process(side: str, task: Task, peer: str) -> Measured:
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], name: str) -> str:
     """What `command` printed. Raises MeasurementError under this name."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        printed, said = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         raise MeasurementError(f"{name} took more than {TIMEOUT} s") from None
-    if done.returncode in (-9, 137):
+    finally:
+        process.terminate()  # if it runs still: not killed, so that torchrun ends its processes, too
+    if process.returncode in (-9, 137):
         raise MeasurementError(f"{name} was killed, as happens when memory runs out")
-    if done.returncode:
-        raise MeasurementError(f"{name} failed:\n{done.stderr[-4000:]}")
-    return done.stdout.strip()
+    if process.returncode:
+        raise MeasurementError(f"{name} failed:\n{said[-4000:]}")
+    return printed.strip()
 
 
 def compare(

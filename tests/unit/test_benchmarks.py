@@ -152,6 +152,26 @@ def test_a_killed_process_is_said_to_have_lacked_memory() -> None:
         compare.run_command(kill, {}, "ours")
 
 
+def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal that torchrun hands on."""
+    ended: list[str] = []
+
+    class Endless:
+        def __init__(self, command: list[str], **settings: Any) -> None:
+            self.command = command
+
+        def communicate(self, timeout: float) -> tuple[str, str]:
+            raise compare.subprocess.TimeoutExpired(self.command, timeout)
+
+        def terminate(self) -> None:
+            ended.extend(self.command)
+
+    monkeypatch.setattr(compare.subprocess, "Popen", Endless)
+    with pytest.raises(MeasurementError, match="ours took more than 3600 s"):
+        compare.run_command(["torchrun"], {}, "ours")
+    assert ended == ["torchrun"]
+
+
 @pytest.mark.parametrize(("used", "busy"), [(0, 0.0), (10, 0.1), (150, 1.5)])
 def test_a_busy_machine_is_warned_of(
     used: int,
