@@ -8,6 +8,7 @@ from torch import nn
 
 from accord.models.products import quicken
 from accord.rollout import packed
+from accord.rollout.llama import Llama
 from accord.rollout.packed import Packing, multiplies_bfloat16, packed_linears
 from tiny import tiny_llama
 
@@ -106,6 +107,7 @@ def test_bfloat16_rounds_what_is_multiplied_and_the_result_and_nothing_else(bias
 def test_the_head_is_not_rounded():
     model, x = tiny_llama(), torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
     exact = model.lm_head(x)
+    torch.testing.assert_close(Llama(model, 4, torch.bfloat16).head(x), exact, rtol=0, atol=1e-5)
     with packed_linears(model, 4, torch.bfloat16):
         torch.testing.assert_close(model.lm_head(x), exact, rtol=0, atol=1e-5)
 
