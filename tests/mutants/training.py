@@ -15,8 +15,6 @@ LORA = "models/lora.py"
 LORA_TESTS = "tests/unit/models/test_lora.py"
 ADAPTERS = "models/adapters.py"
 GATE_TESTS = "tests/unit/models/test_adapters.py -k thread"
-BATCHES = "data/batches.py"
-PLAN_TESTS = "tests/unit/data/test_batches.py"
 FORWARD = "models/forward.py"
 LAYER_TESTS = "tests/unit/models/test_forward.py -k some_layers"
 DATABASE = "ledger/database.py"
@@ -36,10 +34,14 @@ MUTANTS = [
     Mutant(ROWS, "whole[first : first + length + 1]", "whole[first : first + length]", PACKING, "cut"),
     Mutant(ROWS, "range(len(p.inputs))]", "range(1, len(p.inputs) + 1)]", PACKING, "positions from 1"),
     Mutant(
-        ROWS, "[j for j, p in enumerate(row, start=1)", "[1 for j, p in enumerate(row)", PACKING, "no mask"
+        ROWS,
+        "tuple(Segment(len(p.inputs)) for row in rows for p in row)",
+        "tuple(Segment(sum(len(p.inputs) for p in row)) for row in rows)",
+        PACKING,
+        "no mask",
     ),
     Mutant(ROWS, "free > len(piece.inputs)", "free < 0", PACKING, "rows of one document"),
-    Mutant(ROWS, "first = length * torch", "first = 0 * torch", PACKING, "rows mixed up"),
+    Mutant(ROWS, "first = sizes.cumsum(0) - sizes", "first = 0 * sizes", PACKING, "rows mixed up"),
     Mutant(
         "stages/offline.py",
         "for part in plan(encoded, tokens, shared=self.bench.shared):",
@@ -73,13 +75,21 @@ MUTANTS = [
     # LoRA in one step
     Mutant(LORA, "alpha=scaling)", "alpha=1.0)", LORA_TESTS, "lora: no scaling"),
     Mutant(LORA, "alpha=scaling)", "alpha=-scaling)", LORA_TESTS, "lora: sign"),
-    Mutant(LORA, "linear(x_FK, w_NK, bias_N)", "linear(x_FK, w_NK)", LORA_TESTS, "lora: no bias"),
-    Mutant(LORA, "(dy_FN @ b_Nr).mul_(ctx.scaling)", "dy_FN @ b_Nr", LORA_TESTS, "lora: dA unscaled"),
-    Mutant(LORA, "(dy_FN.T @ low_Fr).mul_(ctx.scaling)", "dy_FN.T @ low_Fr", LORA_TESTS, "lora: dB unscaled"),
-    Mutant(LORA, ".addmm_(down_Fr, a_rK)", "", LORA_TESTS, "lora: dx of the base alone"),
+    Mutant(LORA, "product(x_FK, w_NK, bias_N)", "product(x_FK, w_NK)", LORA_TESTS, "lora: no bias"),
+    Mutant(
+        LORA,
+        "product(dy_FN, b_Nr.t()).mul_(ctx.scaling)",
+        "product(dy_FN, b_Nr.t())",
+        LORA_TESTS,
+        "lora: dA unscaled",
+    ),
+    Mutant(LORA, ".to(ctx.kinds[1]).mul_(ctx.scaling)", ".to(ctx.kinds[1])", LORA_TESTS, "lora: dB unscaled"),
+    Mutant(LORA, "a_rK.t(), 1.0)", "a_rK.t(), 0.0)", LORA_TESTS, "lora: dx of the base alone"),
     Mutant(LORA, "len(names) != 1", "len(names) < 1", LORA_TESTS, "lora: first of several"),
-    Mutant(LORA, "        name in layer.lora_A\n        and ", "        ", LORA_TESTS, "lora: on no layer"),
-    Mutant(LORA, "        and name not in layer.lora_variant\n", "", LORA_TESTS, "lora: DoRA"),
+    Mutant(
+        LORA, "    if name not in layer.lora_A:\n        return False\n", "", LORA_TESTS, "lora: on no layer"
+    ),
+    Mutant(LORA, "        name not in layer.lora_variant\n", "        True\n", LORA_TESTS, "lora: DoRA"),
     Mutant(
         LORA, "layer.disable_adapters or layer.merged", "layer.merged", LORA_TESTS, "lora: though disabled"
     ),
@@ -90,7 +100,7 @@ MUTANTS = [
         LORA_TESTS,
         "lora: though merged",
     ),
-    Mutant(LORA, "        and type(base) is nn.Linear\n", "", LORA_TESTS, "lora: any base"),
+    Mutant(LORA, "        and type(base) in (nn.Linear, ProductLinear)\n", "", LORA_TESTS, "lora: any base"),
     Mutant(LORA, "        and not base.weight.requires_grad\n", "", LORA_TESTS, "lora: base learns"),
     Mutant(
         LORA,
@@ -100,7 +110,13 @@ MUTANTS = [
         "lora: dropout",
     ),
     Mutant(LORA, "        and layer.lora_B[name].bias is None\n", "", LORA_TESTS, "lora: bias of B"),
-    Mutant(LORA, " == layer.lora_A[name].weight.dtype", "", LORA_TESTS, "lora: precision of A"),
+    Mutant(
+        LORA,
+        "        and torch.promote_types(x.dtype, kind) == kind\n",
+        "",
+        LORA_TESTS,
+        "lora: lower precision of A",
+    ),
     Mutant(LORA, "not torch.is_autocast_enabled(x.device.type)", "True", LORA_TESTS, "lora: autocast"),
     # adapters and threads
     Mutant(ADAPTERS, "not self._inside or self._name == name)", "True)", GATE_TESTS, "gate: nobody waits"),
@@ -119,12 +135,6 @@ MUTANTS = [
         "gate: switched but once",
     ),
     Mutant(ADAPTERS, "self._inside.append(me)", "self._inside[:] = [me]", GATE_TESTS, "gate: one is counted"),
-    # micro-batches
-    Mutant(BATCHES, "min(budget, tokens // lanes)", "min(budget, tokens)", PLAN_TESTS, "plan: budget of one"),
-    Mutant(BATCHES, "-(-len(batches) // lanes) * lanes)", "len(batches))", PLAN_TESTS, "plan: odd number"),
-    Mutant(BATCHES, "return even", "return batches", PLAN_TESTS, "plan: not even"),
-    Mutant(BATCHES, "(-whole[g], g)", "(whole[g], g)", PLAN_TESTS, "plan: shortest first"),
-    Mutant(BATCHES, "shared) <= tokens:", "shared) <= tokens + 1:", PLAN_TESTS, "plan: one token more"),
     # the first layers of a model
     Mutant(FORWARD, "[:layers]}", "[: layers + 1]}", LAYER_TESTS, "layers: one more"),
     Mutant(FORWARD, "[:layers]}", "[-layers:]}", LAYER_TESTS, "layers: the last ones"),

@@ -30,7 +30,7 @@ class LoraProduct(torch.autograd.Function):
         ctx.kinds = a_rK.dtype, b_Nr.dtype
         a_rK, b_Nr = a_rK.to(x.dtype), b_Nr.to(x.dtype)
         low_Fr = product(x_FK, a_rK)
-        y_FN = product(x_FK, w_NK, bias_N).addmm_(low_Fr, b_Nr.T, alpha=scaling)
+        y_FN = _sum(x_FK, w_NK, bias_N, low_Fr, b_Nr, scaling)
         ctx.save_for_backward(x_FK, low_Fr, w_NK, a_rK, b_Nr)
         ctx.scaling, ctx.shape = scaling, x.shape
         return y_FN.view(*x.shape[:-1], -1)
@@ -43,12 +43,28 @@ class LoraProduct(torch.autograd.Function):
         down_Fr = product(dy_FN, b_Nr.t()).mul_(ctx.scaling)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = product(dy_FN, w_NK.t()).addmm_(down_Fr, a_rK).view(ctx.shape)
+            dx = _sum(dy_FN, w_NK.t(), None, down_Fr, a_rK.t(), 1.0).view(ctx.shape)
         da_rK = (down_Fr.T @ x_FK).to(ctx.kinds[0]) if ctx.needs_input_grad[3] else None
         db_Nr = None
         if ctx.needs_input_grad[4]:  # transposed: nearly twice as fast
             db_Nr = (low_Fr.T @ dy_FN).to(ctx.kinds[1]).mul_(ctx.scaling).T
         return dx, None, None, da_rK, db_Nr, None
+
+
+def _sum(
+    x_FK: Tensor, w_NK: Tensor, bias_N: Tensor | None, low_Fr: Tensor, b_Nr: Tensor, scaling: float
+) -> Tensor:
+    """x Wᵀ + b + s (low) Bᵀ.
+
+    In half precision on a CPU the large product is added to the small one, and the sum is rounded once. The
+    other way round, what is less than half a step of a number that is already rounded would be lost: half of
+    a fresh adapter's effect. (A GPU may compute x Wᵀ otherwise when it adds to something, and then the ratio
+    at step 0 would not be 1.)
+    """
+    if x_FK.device.type != "cpu" or x_FK.dtype not in (torch.bfloat16, torch.float16):
+        return product(x_FK, w_NK, bias_N).addmm_(low_Fr, b_Nr.T, alpha=scaling)
+    y_FN = product(low_Fr, b_Nr * scaling)
+    return (y_FN if bias_N is None else y_FN.add_(bias_N)).addmm_(x_FK, w_NK.T)
 
 
 class LoraLinear(Linear):
@@ -68,17 +84,18 @@ class LoraLinear(Linear):
 
 
 def _plain(layer: Any, name: str, x: Tensor) -> bool:
-    base = layer.base_layer
+    if name not in layer.lora_A:
+        return False
+    base, kind = layer.base_layer, layer.lora_A[name].weight.dtype
     return (
-        name in layer.lora_A
-        and name not in layer.lora_variant
+        name not in layer.lora_variant
         and not (layer.disable_adapters or layer.merged)
         and type(base) in (nn.Linear, ProductLinear)
         and not base.weight.requires_grad
         and isinstance(layer.lora_dropout[name], nn.Identity)
         and layer.lora_B[name].bias is None
         and x.dtype == base.weight.dtype
-        and torch.promote_types(x.dtype, layer.lora_A[name].weight.dtype) == layer.lora_A[name].weight.dtype
+        and torch.promote_types(x.dtype, kind) == kind
         and not torch.is_autocast_enabled(x.device.type)
     )
 

@@ -121,24 +121,64 @@ def test_what_is_merged_already_is_not_added_again() -> None:
         torch.testing.assert_close(model(input_ids=ids_BL).logits, apart, rtol=1e-9, atol=1e-9)
 
 
-def test_a_float32_adapter_on_a_bfloat16_model_is_as_near_to_the_truth_as_pefts() -> None:
-    """peft computes the adapter's part in float32 and rounds the sum; ours rounds each."""
-    model = adapted("llama")
-    truth = outcome(model)
-    model.bfloat16()
+def halved(kind: str) -> Any:
+    """A bfloat16 model whose adapters are float32, as peft leaves them."""
+    model = adapted(kind).bfloat16()
     for name, module in model.named_modules():
         if name.endswith((".lora_A.default", ".lora_B.default")):
             module.float()
+    return model
+
+
+def distance(found: list[Tensor], truth: list[Tensor]) -> float:
+    return sum(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float32_adapter_on_a_bfloat16_model_is_as_near_to_the_truth_as_pefts(kind: str) -> None:
+    truth, model = outcome(adapted(kind)), halved(kind)
     theirs = outcome(model)
     fuse(model)
     ours = outcome(model)
     assert [x.dtype for x in ours] == [x.dtype for x in theirs]
     assert ours[1].dtype == torch.float32 and not torch.equal(ours[1], theirs[1])
+    assert distance(ours, truth) < 1.2 * distance(theirs, truth)
 
-    def distance(found: list[Tensor]) -> float:
-        return sum(float((a.double() - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
 
-    assert distance(ours) < 1.5 * distance(theirs)
+def test_in_bfloat16_a_small_adapter_counts_in_full_forwards_and_backwards() -> None:
+    """Added to what is rounded already, most of it would vanish (as it does in peft)."""
+    generator = torch.Generator().manual_seed(0)
+    x, w, pull = (torch.randn(64, 64, generator=generator).bfloat16() for _ in range(3))
+    a, b = torch.randn(2, 64, generator=generator), 1e-4 * torch.randn(64, 2, generator=generator)
+
+    def effect(of: Tensor, without: Tensor, exact: Tensor) -> float:
+        return float(((of.double() - without.double()) * exact).sum() / exact.square().sum())
+
+    found = []
+    for size in (0.0, 1.0):
+        x.grad = None
+        y = LoraProduct.apply(x.requires_grad_(), w, None, a, size * b, 1.0)
+        y.backward(pull)
+        found.append((y.detach(), x.grad))
+    (base, dx_base), (whole, dx_whole) = found
+    a, b = a.double(), b.double()
+    assert effect(whole, base, x.detach().double() @ a.T @ b.T) == pytest.approx(1, abs=0.15)
+    assert effect(dx_whole, dx_base, pull.double() @ b @ a) == pytest.approx(1, abs=0.15)
+    assert torch.equal(base, nn.functional.linear(x, w))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_a_fresh_adapter_changes_no_bit(kind: str) -> None:
+    model = halved(kind)
+    fuse(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.zeros_(parameter)
+    ids_BL = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        found = model(input_ids=ids_BL).logits
+        with model.disable_adapter():
+            assert torch.equal(model(input_ids=ids_BL).logits, found)
 
 
 def test_a_lower_precision_in_the_adapter_is_left_to_peft() -> None:
