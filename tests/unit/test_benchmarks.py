@@ -298,6 +298,15 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "performance.json").read_text()).keys() >= {"dpo", "machine"}
 
 
+@pytest.mark.parametrize(("flags", "told"), [([], {"prompt tokens": {}}), (["--again"], {})])
+def test_growth_is_told_what_is_known_unless_all_is_measured_again(
+    flags: list[str], told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "scaling", lambda bench, before: iter([before]))
+    bench = works.Bench(driver.parse(flags), tmp_path)
+    assert list(driver.results_of("scaling", bench, {"prompt tokens": {}})) == [told]
+
+
 def test_everything_is_measured_unless_chosen() -> None:
     assert set(driver.parse([]).only) == {*works.WORKS, "limits", "start-up", "scaling", "processes"}
     assert "rloo" in works.WORKS and set(works.WORKS) < set(page.ORDER)
