@@ -83,8 +83,8 @@ MUTANTS = [
     Mutant(READOUT, "    if not frozen:", "    if True:", READOUT_TESTS, "logits are made twice"),
     Mutant(
         FORWARD,
-        "logits_nV / temperature",
-        "logits_nV * temperature",
+        "scaled_nV / temperature",
+        "scaled_nV * temperature",
         "tests/unit/models/test_forward.py",
         "temperature",
     ),

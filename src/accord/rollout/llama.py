@@ -26,7 +26,7 @@ from transformers import (
 
 from accord.models.products import ProductLinear
 from accord.rollout.decoders import takes_slots
-from accord.rollout.packed import Packing
+from accord.rollout.packed import Packing, multiplies_bfloat16
 
 KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 MOVING = ("dynamic", "longrope")  # rotary angles that depend on how long the sequence has become
@@ -41,7 +41,8 @@ def is_llama(model: PreTrainedModel) -> bool:
         return False
     config: Any = model.config
     known = config._attn_implementation == "sdpa" and config.rope_parameters["rope_type"] not in MOVING
-    return known and model.dtype in (torch.float32, torch.float64) and all(map(_untouched, model.modules()))
+    dtypes = (torch.float32, torch.float64, *([torch.bfloat16] if multiplies_bfloat16() else []))
+    return known and model.dtype in dtypes and all(map(_untouched, model.modules()))
 
 
 def _untouched(module: nn.Module) -> bool:

@@ -27,8 +27,8 @@ Product = Callable[[Tensor], Tensor]
 class Packing:
     """How a model's linear layers are run while `rows` rows are decoded; `dtype` None is their own.
 
-    Packed are plain float32 layers on a CPU, where this build of torch has the operation; not those of other
-    kinds (adapters, quantised ones), and none of a model above `LIMIT`. Sums run in another order, so that
+    Packed are plain layers on a CPU, in float32 or, where it multiplies that, bfloat16, if this build of torch
+    has the operation; not those of other kinds (adapters, quantised ones), and none of a model above `LIMIT`. Sums run in another order, so that
     results differ from the plain layer's by rounding. With `dtype` bfloat16 inputs, weights, biases and
     results are rounded to it.
     """
@@ -61,7 +61,7 @@ class Packing:
         if not (self.takes(gate, up) and isinstance(act, (nn.SiLU, SiLUActivation))):
             through_gate, through_up = self.product(gate), self.product(up)
             return lambda x: act(through_gate(x)) * through_up(x)
-        multiply, dtype = torch.ops.mkldnn._linear_pointwise, self.dtype or torch.float32
+        multiply, dtype = torch.ops.mkldnn._linear_pointwise, self.dtype or gate.weight.dtype
         (gate_weight, gate_bias), (up_weight, up_bias) = self._laid_out([gate]), self._laid_out([up])
 
         def both(x: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ def _packable(module: nn.Module) -> bool:
     if type(module) not in (nn.Linear, ProductLinear) or "forward" in module.__dict__:
         return False
     weight = module.weight
-    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
+    quick = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bfloat16())
+    plain = weight.device.type == "cpu" and quick and weight.is_contiguous()
     ops = torch.ops.mkldnn
     known = hasattr(ops, "_reorder_linear_weight") and hasattr(ops, "_linear_pointwise")
     return plain and known and torch.backends.mkldnn.is_available()

@@ -174,7 +174,7 @@ def test_only_what_is_known_exactly_takes_the_fast_way():
     adapted.model.layers[0].mlp.up_proj = type("Adapted", (nn.Linear,), {})(32, 64, bias=False)
     eager.config._attn_implementation = "eager"
     moving = tiny_llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
-    for model in (hooked, patched, adapted, eager, half.bfloat16(), moving, tiny_gpt2()):
+    for model in (hooked, patched, adapted, eager, half.half(), moving, tiny_gpt2()):
         assert not is_llama(model)
 
 
@@ -224,3 +224,22 @@ def test_bfloat16_is_refused_where_it_makes_nothing_faster(monkeypatch):
     monkeypatch.setattr(local, "multiplies_bfloat16", lambda: False)
     with pytest.raises(ConfigError, match="needs a processor that multiplies it"):
         LocalSampler(tiny_llama(), RENDERER, policy_version="p", dtype=torch.bfloat16)
+
+
+@BFLOAT16
+@pytest.mark.parametrize("name", FAST)
+@torch.no_grad()
+def test_a_bfloat16_model_decodes_fast_too_and_says_the_log_probs_of_its_own_forward(name: str) -> None:
+    model = FAST[name]().bfloat16()
+    with decoding(model, 4) as decoder:
+        assert isinstance(decoder, Siblings)
+    sampler = LocalSampler(model, RENDERER, policy_version="v", rows=4)
+    largest = 0.0
+    for group in sampler.sample(PROMPTS, 2, Sampling(1.0, 1.0, 12, 0)):
+        for completion in group.completions:
+            prompt_ids = RENDERER.prompt(group.prompt)
+            ids = torch.tensor([[*prompt_ids, *completion.token_ids]])
+            logps_TV = model(input_ids=ids).logits[0, len(prompt_ids) - 1 : -1].float().log_softmax(-1)
+            own_T = logps_TV.gather(1, ids[0, len(prompt_ids) :, None])[:, 0]
+            largest = max(largest, float((own_T - torch.tensor(completion.logps)).abs().max()))
+    assert 0 < largest < 0.2  # bfloat16 rounds, at every product, to two or three digits
