@@ -27,7 +27,7 @@ Product = Callable[[Tensor], Tensor]
 class Packing:
     """How a model's linear layers are run while `rows` rows are decoded; `dtype` None is their own.
 
-    Packed are plain layers on a CPU, in float32 or, where the processor multiplies it, bfloat16, if this build
+    Packed are plain layers on a CPU, in float32 or, where it multiplies that, bfloat16, if this build
     of torch has the operation; not those of other kinds (adapters, quantised ones), and none of a model above
     `LIMIT`. Sums run in another order, so that results differ from the plain layer's by rounding. With
     `dtype` bfloat16 inputs, weights, biases and results are rounded to it.
