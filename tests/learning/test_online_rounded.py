@@ -94,6 +94,15 @@ def test_a_model_that_rounds_too_much_is_refused_at_step_0(world, tmp_path, monk
         online.run(rounded_config(world, "rloo", tmp_path), QUIET)
 
 
+def test_a_model_in_bfloat16_is_held_to_a_mean_not_to_its_worst_token(world, tmp_path, monkeypatch):
+    whole = {"dtype": "bfloat16", "sampler_precision": "exact", "iterations": 1}
+    monkeypatch.setattr(rollouts, "start_tolerance", lambda _: 0.0)  # what no rounding passes
+    assert online.run(rounded_config(world, "rloo", tmp_path / "fine", **whole), QUIET)["iterations"] == 1
+    monkeypatch.setattr(rollouts, "MISMATCH_MAX", 1e-12)
+    with pytest.raises(NumericsError, match="this model does not stand half precision, set dtype to float32"):
+        online.run(rounded_config(world, "rloo", tmp_path / "refused", **whole), QUIET)
+
+
 def test_weights_of_tokens_are_the_default(world, tmp_path):
     for method in ("grpo", "rloo", "reinforce++", "ppo"):
         on, off = (
