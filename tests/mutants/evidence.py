@@ -24,7 +24,7 @@ MUTANTS = [
     Mutant(DRAW, "sums_RB = _block_sums(kept_RV)", "pass", DRAW_TESTS, "nucleus: sums of all"),
     Mutant(DRAW, ">= _nucleus_floor", "> _nucleus_floor", DRAW_TESTS, "nucleus: its last is left out"),
     Mutant(DRAW, "targets_R1 - before_R1", "targets_R1", DRAW_TESTS, "blocks: those before"),
-    Mutant(DRAW, "best_R1[:, 0], -totals_R1", "best_R1[:, 0], totals_R1", DRAW_TESTS, "greedy: sign"),
+    Mutant(DRAW, "argmax(-1), -totals_R1", "argmax(-1), totals_R1", DRAW_TESTS, "greedy: sign"),
     Mutant(DRAW, "{seed}/{prompt_id}/{index}", "{seed}/{prompt_id}", DRAW_TESTS, "siblings share a stream"),
     Mutant(INTERVALS, " + z**2 / (4 * n**2)", "", INTERVAL_TESTS, "wilson: width"),
     Mutant(INTERVALS, "(p + z**2 / (2 * n)) / shrink", "p / shrink", INTERVAL_TESTS, "wilson: centre"),

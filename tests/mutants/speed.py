@@ -100,9 +100,5 @@ MUTANTS = [
     Mutant(PRODUCTS, "dy_FN.sum(0)", "dy_FN.mean(0)", PRODUCT_TESTS, "db: mean"),
     Mutant(PRODUCTS, "w_NK.detach(), bias_N,", "w_NK.detach(), None,", PRODUCT_TESTS, "no bias"),
     Mutant(PRODUCTS, ' or torch.is_autocast_enabled("cpu")', "", PRODUCT_TESTS, "autocast"),
-    Mutant(PRODUCTS, "and x.numel() > 0 ", "", PRODUCT_TESTS, "no rows"),
     Mutant(PRODUCTS, "if type(module) is nn.Linear:", "if False:", PRODUCT_TESTS, "nothing is quickened"),
-    Mutant(
-        LORA, "ctx.kinds = a_rK.dtype", "ctx.kinds = x.dtype", LORA_TESTS, "lora: dA in the model's precision"
-    ),
 ]

@@ -83,7 +83,7 @@ MUTANTS = [
         LORA_TESTS,
         "lora: dA unscaled",
     ),
-    Mutant(LORA, ".to(ctx.kinds[1]).mul_(ctx.scaling)", ".to(ctx.kinds[1])", LORA_TESTS, "lora: dB unscaled"),
+    Mutant(LORA, "(low_Fr.T @ dy_FN).mul_(ctx.scaling)", "low_Fr.T @ dy_FN", LORA_TESTS, "lora: dB unscaled"),
     Mutant(LORA, "a_rK.t(), 1.0)", "a_rK.t(), 0.0)", LORA_TESTS, "lora: dx of the base alone"),
     Mutant(LORA, "len(names) != 1", "len(names) < 1", LORA_TESTS, "lora: first of several"),
     Mutant(
