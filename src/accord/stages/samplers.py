@@ -12,6 +12,7 @@ from accord.config import OnlineConfig
 from accord.errors import ConfigError
 from accord.models.adapters import Trunk
 from accord.models.device import here
+from accord.models.memory import give_back
 from accord.models.quiet import quietly
 from accord.records import Group, Prompt, Sampling
 from accord.rollout.local import LocalSampler
@@ -77,4 +78,7 @@ def refresh(sampler: PolicySampler, trunk: Trunk, name: str, version: str) -> No
 
 def sample_shared(sampler: Sampler, prompts: Sequence[Prompt], k: int, sampling: Sampling) -> list[Group]:
     """One group per prompt; each of several processes samples its share, and all get all groups."""
-    return spread(prompts, lambda own: sampler.sample(own, k, sampling))
+    give_back()  # what training left behind
+    groups = spread(prompts, lambda own: sampler.sample(own, k, sampling))
+    give_back()  # and what sampling did
+    return groups
