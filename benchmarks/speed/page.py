@@ -83,7 +83,7 @@ def _table(results: Mapping[str, Any], variant: str) -> str:
     names = [name for name in ORDER if name in results]
     if not names:
         return ""
-    works = [results[name] for name in names if name != "start-up"]
+    works = {name: results[name] for name in names if name != "start-up"}
     picture = ["![Times as fast as the peer, and share of its memory](performance.svg)\n"]
     lines = [
         *([] if variant else picture),
@@ -105,16 +105,18 @@ def _table(results: Mapping[str, Any], variant: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _conditions(works: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each way in which these works ran; one is the rule."""
-    found = []
-    for r in works:
+def _conditions(works: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How these works ran; where not all of them ran alike, a line for each way, with those that did."""
+    found: dict[str, list[str]] = {}
+    for name, r in works.items():
         if "dtype" not in r:
             continue
         model = LABELS.get(r["model"], r["model"])
         peer = "" if r["peer_dtype"] == r["dtype"] else f" (TRL: {r['peer_dtype']})"
-        found.append(f"{model} in {r['dtype']}{peer}, {r['trains']}.")
-    return list(dict.fromkeys(found))
+        found.setdefault(f"{model} in {r['dtype']}{peer}, {r['trains']}.", []).append(name)
+    if len(found) < 2:
+        return list(found)
+    return [f"- {', '.join(names)}: {line}" for line, names in found.items()] + [""]
 
 
 def _row(name: str, r: Mapping[str, Any], aims: tuple[float | None, float | None]) -> str:

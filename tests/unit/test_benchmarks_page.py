@@ -79,3 +79,14 @@ def test_a_page_without_results_is_still_a_page(tmp_path: Path) -> None:
     report.write({"machine": report.this_machine()}, tmp_path)
     assert "Python" in (tmp_path / "performance.md").read_text()
     assert not list(tmp_path.glob("*.svg"))
+
+
+def test_works_that_ran_otherwise_are_named() -> None:
+    alike = {"model": "m", "dtype": "bfloat16", "peer_dtype": "autocast", "trains": "LoRA"}
+    works = {"sft": alike, "dpo": alike, "sampling": {**alike, "peer_dtype": "bfloat16"}}
+    assert page._conditions({"sft": alike, "dpo": alike}) == ["m in bfloat16 (TRL: autocast), LoRA."]
+    assert page._conditions(works) == [
+        "- sft, dpo: m in bfloat16 (TRL: autocast), LoRA.",
+        "- sampling: m in bfloat16, LoRA.",
+        "",
+    ]
