@@ -35,8 +35,8 @@ def disturb(trunk: Trunk, name: str, seed: int = 1) -> None:
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 def test_a_fresh_adapter_changes_nothing(make: object) -> None:
     model = make()  # type: ignore[operator]
-    before = logits(model)
     trunk = Trunk(model)
+    before = logits(model)
     trunk.add("policy", Lora(r=4), seed=0)
     with trunk.use("policy") as seen:
         assert torch.equal(logits(seen), before)
@@ -117,8 +117,8 @@ def test_a_saved_adapter_is_a_plain_peft_folder(tmp_path: Path) -> None:
 
 def test_full_fine_tuning_is_a_copy_under_the_same_name() -> None:
     model = tiny_llama()
-    bare = logits(model)
     trunk = Trunk(model)
+    bare = logits(model)
     decoder = trunk.plain_copy()
     trunk.add("policy", None, seed=0)
     disturb(trunk, "policy")
