@@ -100,7 +100,7 @@ MUTANTS = [
         LORA_TESTS,
         "lora: though merged",
     ),
-    Mutant(LORA, "        and type(base) in (nn.Linear, ProductLinear)\n", "", LORA_TESTS, "lora: any base"),
+    Mutant(LORA, "        and is_plain(base)\n", "", LORA_TESTS, "lora: any base"),
     Mutant(LORA, "        and not base.weight.requires_grad\n", "", LORA_TESTS, "lora: base learns"),
     Mutant(
         LORA,

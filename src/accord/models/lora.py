@@ -13,7 +13,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from accord.models.products import ProductLinear, product
+from accord.models.products import is_plain, product
 
 
 class LoraProduct(torch.autograd.Function):
@@ -87,7 +87,7 @@ def _plain(layer: Any, name: str, x: Tensor) -> bool:
     return (
         name not in layer.lora_variant
         and not (layer.disable_adapters or layer.merged)
-        and type(base) in (nn.Linear, ProductLinear)
+        and is_plain(base)
         and not base.weight.requires_grad
         and isinstance(layer.lora_dropout[name], nn.Identity)
         and layer.lora_B[name].bias is None

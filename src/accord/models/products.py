@@ -24,12 +24,18 @@ def product(x_FK: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     return made
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether this is a linear layer and nothing more: no adapter, not quantised."""
+    return type(module) in (nn.Linear, ProductLinear)
+
+
 def _quick(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and onednn()
 
 
 @cache
-def _onednn() -> bool:
+def onednn() -> bool:
+    """Whether this build of torch has oneDNN's products as operators of their own."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

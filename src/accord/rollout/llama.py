@@ -24,7 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from accord.models.products import ProductLinear
+from accord.models.products import is_plain
 from accord.rollout.decoders import takes_slots
 from accord.rollout.packed import Packing, multiplies_bfloat16
 
@@ -48,7 +48,7 @@ def is_llama(model: PreTrainedModel) -> bool:
 def _untouched(module: nn.Module) -> bool:
     """No hooks, no forward of its own, no adapter in the place of a linear layer."""
     plain = not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
-    return plain and (type(module) in (nn.Linear, ProductLinear) or not isinstance(module, nn.Linear))
+    return plain and (is_plain(module) or not isinstance(module, nn.Linear))
 
 
 class Llama:

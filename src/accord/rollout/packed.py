@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
-from accord.models.products import ProductLinear
+from accord.models.products import is_plain, onednn
 
 LIMIT = 8 * 2**30  # bytes; the packed weights are a second copy, so large models keep their plain ones
 
@@ -103,17 +103,14 @@ def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype | None = None
 
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for it; without them it would be slower than float32."""
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
     cpu: Any = torch.cpu
-    return known and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    return onednn() and bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
 def _packable(module: nn.Module) -> bool:
-    if type(module) not in (nn.Linear, ProductLinear) or "forward" in module.__dict__:
+    if not is_plain(module) or "forward" in module.__dict__:
         return False
     weight = module.weight
     quick = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bfloat16())
     plain = weight.device.type == "cpu" and quick and weight.is_contiguous()
-    ops = torch.ops.mkldnn
-    known = hasattr(ops, "_reorder_linear_weight") and hasattr(ops, "_linear_pointwise")
-    return plain and known and torch.backends.mkldnn.is_available()
+    return plain and onednn() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -19,6 +19,7 @@ from transformers import (
 
 from accord.data.render import Renderer
 from accord.errors import ConfigError
+from accord.models.products import quicken
 from accord.records import Prompt, Sampling
 from accord.rollout import decoders, local, siblings
 from accord.rollout.decoding import decoding
@@ -167,7 +168,9 @@ def test_grouping_and_back_changes_nothing(places):
 
 
 def test_only_what_is_known_exactly_takes_the_fast_way():
-    assert is_llama(tiny_llama())
+    quickened = tiny_llama()
+    quicken(quickened)  # as every trunk is
+    assert is_llama(tiny_llama()) and is_llama(quickened)
     hooked, patched, adapted, eager, half = (tiny_llama() for _ in range(5))
     hooked.model.layers[1].mlp.register_forward_hook(lambda *_: None)
     patched.model.norm.forward = lambda x: x
