@@ -19,12 +19,8 @@ LORA_TESTS = "tests/unit/models/test_lora.py"
 
 MUTANTS = [
     # micro-batches
-    Mutant(
-        BATCHES, "range(prompt, prompt + len(ids))", "range(len(ids))", BATCH_TESTS, "row: positions from 0"
-    ),
-    Mutant(
-        BATCHES, "Segment(len(ids), after=number)", "Segment(len(ids))", BATCH_TESTS, "row: no prompt seen"
-    ),
+    Mutant(BATCHES, "range(prompt, prompt + length)", "range(length)", BATCH_TESTS, "row: positions from 0"),
+    Mutant(BATCHES, "Segment(length, after=number)", "Segment(length)", BATCH_TESTS, "row: no prompt seen"),
     Mutant(BATCHES, "after=number)", "after=0)", BATCH_TESTS, "row: the first prompt is seen by all"),
     Mutant(
         BATCHES,

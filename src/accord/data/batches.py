@@ -67,28 +67,30 @@ def collate(groups: Sequence[Encoded], *, shared: bool = True) -> GroupBatch:
     Raises DataError when there is no group, a group has no completion, or a prompt or completion no token.
     """
     _check(groups)
-    inputs: list[list[int]] = [[]] if shared else []
-    positions: list[list[int]] = [[]] if shared else []
+    rows = [list(enumerate(groups))]  # of groups and their numbers
+    if not shared:
+        rows = [
+            [(g, Encoded(e.prompt_ids, (ids,)))] for g, e in enumerate(groups) for ids in e.completion_ids
+        ]
+    inputs: list[list[int]] = [[] for _ in rows]
+    positions: list[list[int]] = [[] for _ in rows]
     segments: list[Segment] = []
     where, ends, owners = [], [], []  # where and ends are pairs of a row and places in it
-    for g, group in enumerate(groups):
-        prompt, number = len(group.prompt_ids), len(segments)
-        for c, ids in enumerate(group.completion_ids):
-            if not shared:
-                inputs.append([])
-                positions.append([])
-            if c == 0 or not shared:
-                inputs[-1] += group.prompt_ids
-                positions[-1] += range(prompt)
-                last_of_prompt = len(inputs[-1]) - 1
-                segments.append(Segment(prompt))
-            first = len(inputs[-1])
-            inputs[-1] += ids
-            positions[-1] += range(prompt, prompt + len(ids))
-            segments.append(Segment(len(ids), after=number))
-            where.append((len(inputs) - 1, [last_of_prompt, *range(first, first + len(ids) - 1)]))
-            ends.append((len(inputs) - 1, first + len(ids) - 1))
-            owners.append(g)
+    for b, row in enumerate(rows):
+        for g, group in row:
+            number, prompt = len(segments), len(group.prompt_ids)
+            inputs[b] += group.prompt_ids
+            positions[b] += range(prompt)
+            segments.append(Segment(prompt))
+            last_of_prompt = len(inputs[b]) - 1
+            for ids in group.completion_ids:
+                first, length = len(inputs[b]), len(ids)
+                inputs[b] += ids
+                positions[b] += range(prompt, prompt + length)
+                segments.append(Segment(length, after=number))
+                where.append((b, [last_of_prompt, *range(first, first + length - 1)]))
+                ends.append((b, first + length - 1))
+                owners.append(g)
     length = max(map(len, inputs))
     completions = [ids for group in groups for ids in group.completion_ids]
     longest = max(map(len, completions))
