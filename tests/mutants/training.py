@@ -44,9 +44,9 @@ MUTANTS = [
     Mutant(ROWS, "first = sizes.cumsum(0) - sizes", "first = 0 * sizes", PACKING, "rows mixed up"),
     Mutant(
         "stages/offline.py",
-        "for part in plan(encoded, tokens, shared=self.bench.shared):",
-        "for part in __import__('accord').training.distributed.share(\n"
-        "            plan(encoded, tokens, shared=self.bench.shared)):",
+        "for part, batch in in_batches(encoded, tokens, shared=self.bench.shared):",
+        "for part, batch in __import__('accord').training.distributed.share(\n"
+        "            list(in_batches(encoded, tokens, shared=self.bench.shared))):",
         PROCESSES,
         "processes: KTO's baseline of a share",
     ),

@@ -10,7 +10,7 @@ completion in tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,6 +133,14 @@ def plan(groups: Sequence[Encoded], tokens: int, *, shared: bool = True, lanes: 
         if fits or count == len(groups):
             return batches
         count += 1
+
+
+def in_batches(
+    groups: Sequence[Encoded], tokens: int, *, shared: bool = True, lanes: int = 1
+) -> Iterator[tuple[list[int], GroupBatch]]:
+    """The parts of `plan`, each with its batch."""
+    for part in plan(groups, tokens, shared=shared, lanes=lanes):
+        yield part, collate([groups[g] for g in part], shared=shared)
 
 
 def _similar(groups: Sequence[Encoded], tokens: int) -> list[list[int]]:

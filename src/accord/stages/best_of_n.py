@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from accord.config import BestOfNConfig, SftConfig, with_overrides
-from accord.data.batches import collate, plan
+from accord.data.batches import in_batches
 from accord.data.datasets import load_prompts
 from accord.data.groups import write_groups
 from accord.models.device import on_its_device
@@ -110,8 +110,7 @@ def score(scorer: Scorer, bench: Bench, groups: Sequence[Group], config: BestOfN
     """One vector of rewards per group."""
     encoded = [bench.renderer.group(g) for g in groups]
     found: dict[int, Tensor] = {}
-    for part in plan(encoded, config.tokens_per_microbatch, shared=bench.shared):
-        batch = collate([encoded[i] for i in part], shared=bench.shared)
+    for part, batch in in_batches(encoded, config.tokens_per_microbatch, shared=bench.shared):
         scores_C = scorer([groups[i] for i in part], batch).scores_C
         for i, group_scores in zip(part, scores_C.split([config.n] * len(part)), strict=True):
             found[i] = group_scores

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from accord.config import EvalConfig
-from accord.data.batches import collate, plan
+from accord.data.batches import in_batches
 from accord.data.datasets import load_prompts
 from accord.data.render import Encoded
 from accord.errors import DataError
@@ -119,9 +119,8 @@ def score(config: EvalConfig, bench: Bench, groups: Sequence[Group]) -> list[lis
     scorer = open_reward(config.reward_model, bench, config.dtype)
     encoded = [bench.renderer.group(g) for g in groups]
     found: dict[int, list[float]] = {}
-    for part in plan(encoded, TOKENS, shared=bench.shared):
+    for part, batch in in_batches(encoded, TOKENS, shared=bench.shared):
         chosen = [groups[i] for i in part]
-        batch = collate([encoded[i] for i in part], shared=bench.shared)
         sizes = [len(g.completions) for g in chosen]
         for i, scores_C in zip(part, scorer(chosen, batch).scores_C.split(sizes), strict=True):
             found[i] = scores_C.tolist()
@@ -133,8 +132,7 @@ def reference_logps(bench: Bench, groups: Sequence[Group], temperature: float) -
     """Log-probs of each group's first answer under the bare trunk, one tensor per group."""
     encoded = [Encoded(bench.renderer.prompt(g.prompt), (g.completions[0].token_ids,)) for g in groups]
     found: dict[int, Tensor] = {}
-    for part in plan(encoded, TOKENS, shared=bench.shared):
-        batch = collate([encoded[i] for i in part], shared=bench.shared)
+    for part, batch in in_batches(encoded, TOKENS, shared=bench.shared):
         with bench.trunk.use(None) as model:
             logps_CT, _ = token_logps(
                 model,

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from accord.config import KtoConfig, OfflineConfig, PairConfig
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.render import Encoded
 from accord.errors import ConfigError, DataError, NumericsError
 from accord.evaluation.intervals import share
@@ -114,8 +114,8 @@ class Offline:
     def parts(self, rows: Sequence[Row]) -> list[Part]:
         encoded, tokens = [row.encoded for row in rows], self.config.optim.tokens_per_microbatch
         return [
-            (collate([encoded[i] for i in part], shared=self.bench.shared), [rows[i] for i in part])
-            for part in plan(encoded, tokens, shared=self.bench.shared, lanes=lanes())
+            (batch, [rows[i] for i in part])
+            for part, batch in in_batches(encoded, tokens, shared=self.bench.shared, lanes=lanes())
         ]
 
     @torch.no_grad()
@@ -125,8 +125,7 @@ class Offline:
             return 0.0
         encoded, tokens = [row.encoded for row in rows], self.config.optim.tokens_per_microbatch
         logps, refs = [], []
-        for part in plan(encoded, tokens, shared=self.bench.shared):
-            batch = collate([encoded[i] for i in part], shared=self.bench.shared)
+        for part, batch in in_batches(encoded, tokens, shared=self.bench.shared):
             logps.append(answer_logps(self.bench, POLICY, batch)[0])
             refs += [rows[i].ref_logps_C for i in part]
         return float(kl_baseline(torch.cat(logps), torch.cat(refs)))

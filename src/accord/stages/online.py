@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from accord.config import GrpoConfig, KlControl, OnlineConfig, PpoConfig, XpoConfig
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.datasets import load_demonstrations, load_prompts
 from accord.data.render import Encoded
 from accord.errors import ConfigError, NumericsError
@@ -221,8 +221,8 @@ class Online:
         c = self.config
         chosen = [self.ptx[i] for i in order(len(self.ptx), c.ptx_batch_size, step, mix_seed(c.seed, 6))]
         tokens = sum(len(e.completion_ids[0]) for e in chosen)
-        parts = plan(chosen, c.optim.tokens_per_microbatch, shared=self.bench.shared, lanes=lanes())
-        return [Mix(collate([chosen[i] for i in part], shared=self.bench.shared), tokens) for part in parts]
+        budget, shared = c.optim.tokens_per_microbatch, self.bench.shared
+        return [Mix(batch, tokens) for _, batch in in_batches(chosen, budget, shared=shared, lanes=lanes())]
 
     def fit_critic(
         self, rollouts: Rollouts, credit: Advantages | Comparisons, metrics: Metrics, progress: float

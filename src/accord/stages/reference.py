@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.render import Encoded
 from accord.errors import CheckpointError, ModelError
 from accord.models.forward import hidden_states, token_logps
@@ -78,13 +78,13 @@ def weights_hash(model: nn.Module) -> str:
 def _compute(bench: Bench, encoded: Sequence[Encoded], tokens: int, console: Console) -> Tensor:
     found: dict[int, Tensor] = {}
 
-    def logps(part: Sequence[int]) -> dict[int, Tensor]:
-        batch = collate([encoded[i] for i in part], shared=bench.shared)
+    def logps(item: tuple[Sequence[int], GroupBatch]) -> dict[int, Tensor]:
+        part, batch = item
         logps_C, _ = answer_logps(bench, None, batch)
         return dict(zip(part, logps_C.split([len(encoded[i].completion_ids) for i in part]), strict=True))
 
     with counting(console, "reference", len(encoded), "prompts") as report:
-        parts = plan(encoded, tokens, shared=bench.shared, lanes=lanes())
+        parts = list(in_batches(encoded, tokens, shared=bench.shared, lanes=lanes()))
         for start in range(0, len(parts), lanes()):
             for own in each(logps, parts[start : start + lanes()]):
                 found |= own

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from accord.config import RewardConfig
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.render import Encoded
 from accord.evaluation.report_card import report_card
 from accord.models.device import on_its_device
@@ -78,13 +78,8 @@ class Fit:
         return self.loss.terms(self.config, item[1], self.see(item[0]))
 
     def batches(self, rows: Rows) -> Iterator[tuple[GroupBatch, list[Judged[Any]]]]:
-        for part in plan(
-            [e for _, e in rows],
-            self.config.optim.tokens_per_microbatch,
-            shared=self.bench.shared,
-            lanes=lanes(),
-        ):
-            batch = collate([rows[i][1] for i in part], shared=self.bench.shared)
+        encoded, tokens = [e for _, e in rows], self.config.optim.tokens_per_microbatch
+        for part, batch in in_batches(encoded, tokens, shared=self.bench.shared, lanes=lanes()):
             yield batch, [rows[i][0] for i in part]
 
     def parameters(self) -> dict[str, ParameterGroup]:
@@ -219,8 +214,7 @@ def _score_all(
     rows: Rows, reward: TrunkReward, bench: Bench, tokens: int
 ) -> list[tuple[Judged[Any], Tensor]]:
     found: dict[int, Tensor] = {}
-    for part in plan([e for _, e in rows], tokens, shared=bench.shared):
-        batch = collate([rows[i][1] for i in part], shared=bench.shared)
+    for part, batch in in_batches([e for _, e in rows], tokens, shared=bench.shared):
         groups = [rows[i][0].group for i in part]
         sizes = [len(g.completions) for g in groups]
         for i, scores_C in zip(part, reward(groups, batch).scores_C.split(sizes), strict=True):

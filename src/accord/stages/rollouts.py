@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from accord.config import OnlineConfig
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.render import Encoded
 from accord.errors import NumericsError
 from accord.models.forward import hidden_states, token_logps
@@ -130,15 +130,10 @@ class Passes:
         self, encoded: Sequence[Encoded], rows: Sequence[Sequence[int]], chosen: Sequence[int]
     ) -> list[Part]:
         """Micro-batches over the chosen groups; `rows` are the places of each group's answers."""
-        found = []
-        for indices in plan(
-            [encoded[i] for i in chosen],
-            self.config.optim.tokens_per_microbatch,
-            shared=self.bench.shared,
-            lanes=lanes(),
-        ):
+        found, own = [], [encoded[i] for i in chosen]
+        budget, shared = self.config.optim.tokens_per_microbatch, self.bench.shared
+        for indices, batch in in_batches(own, budget, shared=shared, lanes=lanes()):
             groups = [chosen[i] for i in indices]
-            batch = collate([encoded[g] for g in groups], shared=self.bench.shared)
             found.append(Part(batch, torch.tensor([row for g in groups for row in rows[g]]), groups))
         return found
 

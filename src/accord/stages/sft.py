@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from accord.config import SftConfig
-from accord.data.batches import GroupBatch, collate, plan
+from accord.data.batches import GroupBatch, in_batches
 from accord.data.datasets import load_demonstrations
 from accord.data.render import Encoded
 from accord.models.device import on_its_device
@@ -86,10 +86,7 @@ def run(config: SftConfig, console: Console) -> dict[str, Any]:
 
 def microbatches(groups: list[Encoded], tokens: int, shared: bool) -> list[GroupBatch]:
     """The step's groups as batches that each fit the token budget."""
-    return [
-        collate([groups[i] for i in part], shared=shared)
-        for part in plan(groups, tokens, shared=shared, lanes=lanes())
-    ]
+    return [batch for _, batch in in_batches(groups, tokens, shared=shared, lanes=lanes())]
 
 
 def demonstrations_of(groups: list[Group]) -> list[dict[str, Any]]:
