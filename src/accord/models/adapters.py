@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -28,6 +28,7 @@ from accord.models.device import on_cpu
 from accord.models.lora import fuse
 from accord.models.products import quicken
 from accord.models.quiet import quietly
+from accord.models.remade import remake
 
 
 class Trunk:
@@ -35,17 +36,12 @@ class Trunk:
 
     def __init__(self, model: PreTrainedModel) -> None:
         quicken(model)
+        remake(model)
         self._model = model.requires_grad_(False)
         self._linear = _linear_names(model)  # before adapters put linear layers of their own inside
         self._peft: PeftModel | None = None
         self._full: dict[str, PreTrainedModel] = {}
         self._gate = _Gate()
-
-    def plain_copy(self) -> PreTrainedModel:
-        """A copy without adapters, to decode with; taken before the first adapter is added."""
-        if self._peft is not None:
-            raise ModelError("a plain copy of the trunk must be taken before adapters are added")
-        return copy.deepcopy(self._model).eval()
 
     def add(self, name: str, lora: Lora | None, *, seed: int, depth: int | None = None) -> None:
         """A new adapter that changes nothing yet (B = 0); `lora=None` makes a full trainable copy.
@@ -87,12 +83,15 @@ class Trunk:
         if name in self._full:
             yield self._full[name]
         elif self._peft is None:
-            if name is not None:
-                raise ModelError(f"no adapter named {name!r} on this trunk")
+            self._check(name)
             yield self._model
         else:
             with self._gate.through(name, partial(_switched, self._peft, name)):
                 yield self._model
+
+    def _check(self, name: str | None) -> None:
+        if name is not None and (self._peft is None or name not in self._peft.peft_config):
+            raise ModelError(f"no adapter named {name!r} on this trunk")
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The trainable parameters of `name`, by stable names."""
@@ -111,19 +110,31 @@ class Trunk:
             nested.rmdir()
 
     @torch.no_grad()
-    def write_merged(self, name: str | None, target: PreTrainedModel) -> None:
-        """Overwrite `target`'s weights with trunk + adapter. The trunk itself is never merged into, so
-        no rounding error can build up in it."""
+    def merged(self, name: str | None) -> PreTrainedModel:
+        """Trunk and adapter as one plain model, which shares all weights that the adapter does not change.
+
+        They are added up anew each time, so no rounding error can build up. A full copy is returned itself.
+        """
         if name in self._full:
-            target.load_state_dict(self._full[name].state_dict())
-            return
-        with self.use(name):
-            for path, module in self._model.named_modules():
-                if isinstance(module, LoraLayer):
-                    merged = cast(Tensor, module.get_base_layer().weight)
-                    if name is not None and name in module.lora_A:
-                        merged = merged + cast(Any, module).get_delta_weight(name)
-                    cast(Tensor, target.get_submodule(path).weight).copy_(merged)
+            return self._full[name]
+        self._check(name)
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        instead: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+        for module in self._model.modules():
+            if isinstance(module, LoraLayer):
+                instead[id(module)] = _added_up(module, name)
+        return copy.deepcopy(self._model, instead)
+
+
+def _added_up(layer: Any, name: str | None) -> nn.Module:
+    """The layer without adapters, and what `name` adds to its weight added."""
+    plain: nn.Module = layer.get_base_layer()
+    if name is None or name not in layer.lora_A:
+        return plain
+    total = (plain.weight + layer.get_delta_weight(name)).to(plain.weight.dtype)  # type: ignore[operator]
+    plain = copy.copy(plain)
+    plain._parameters = {**plain._parameters, "weight": nn.Parameter(total, requires_grad=False)}
+    return plain
 
 
 @contextmanager

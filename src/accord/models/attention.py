@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -88,34 +90,80 @@ def over_segments(
     scaling: float | None = None,
 ) -> Tensor:
     """softmax(scaling Q Kᵀ) V, each segment causally over its context and itself; (1, F, H, d)."""
-    dtype, grouped = query_1HFd.dtype, query_1HFd.shape[1] // key_1KFd.shape[1]
-    wide = dtype
-    if query_1HFd.device.type != "cpu":  # only the CPU's kernel takes a mask and grouped heads together
-        key_1KFd, value_1KFd, grouped = repeat_kv(key_1KFd, grouped), repeat_kv(value_1KFd, grouped), 1
-    elif dtype in (torch.bfloat16, torch.float16):  # whose backward pass takes twice as long there
-        wide = torch.float32
-    lengths = [segment.length for segment in segments]
-    queries, keys, values = (x.to(wide).split(lengths, dim=2) for x in (query_1HFd, key_1KFd, value_1KFd))
+    if query_1HFd.device.type == "cpu" and query_1HFd.shape[3] == value_1KFd.shape[3]:
+        made: Tensor = _OnCpu.apply(query_1HFd, key_1KFd, value_1KFd, segments, scaling)
+        return made
+    grouped = query_1HFd.shape[1] // key_1KFd.shape[1]
+    key_1HFd, value_1HFd = repeat_kv(key_1KFd, grouped), repeat_kv(value_1KFd, grouped)
     found = []
-    for i, segment in enumerate(segments):
-        k, v, mask = keys[i], values[i], None
-        if segment.after is not None:
-            k, v = (torch.cat([x[segment.after], x[i]], dim=2) for x in (keys, values))
-            context = lengths[segment.after]
-            mask = torch.ones(lengths[i], k.shape[2], dtype=torch.bool, device=k.device).tril(context)
-        found.append(
-            scaled_dot_product_attention(
-                queries[i],
-                k,
-                v,
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=grouped > 1,
-            ).transpose(1, 2)
-        )
-    return torch.cat(found, dim=1).to(dtype)
+    for own, context in spans(segments):
+        q, (k, v) = query_1HFd[:, :, own], (seen(x, own, context) for x in (key_1HFd, value_1HFd))
+        how = {"attn_mask": mask(q, k)} if context else {"is_causal": True}
+        found.append(scaled_dot_product_attention(q, k, v, scale=scaling, **how).transpose(1, 2))
+    return torch.cat(found, dim=1)
 
+
+def spans(segments: Sequence[Segment]) -> Iterator[tuple[slice, slice | None]]:
+    """Where each segment lies, and where what it continues lies."""
+    starts = [0, *accumulate(segment.length for segment in segments)]
+    where = [slice(start, end) for start, end in pairwise(starts)]
+    for own, segment in zip(where, segments, strict=True):
+        yield own, None if segment.after is None else where[segment.after]
+
+
+def seen(x: Tensor, own: slice, context: slice | None) -> Tensor:
+    """The keys, or values, that a segment sees."""
+    return x[:, :, own] if context is None else torch.cat([x[:, :, context], x[:, :, own]], dim=2)
+
+
+def mask(q: Tensor, k: Tensor) -> Tensor:
+    """0 where a query sees a key, else -inf; the queries stand where the last keys do."""
+    rows, columns = q.shape[2], k.shape[2]
+    return q.new_full((rows, columns), -torch.inf).triu_(columns - rows + 1)
+
+
+class _OnCpu(torch.autograd.Function):
+    """Queries, keys, values and results are kept as one tensor each, and cut up again in the backward pass.
+
+    Half precision is computed in float32, since its own backward pass takes twice as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], scaling: float | None
+    ) -> Tensor:
+        wide = torch.promote_types(q.dtype, torch.float32)
+        out_1FHd = torch.empty_like(q.transpose(1, 2))
+        sums_1HF = q.new_empty(q.shape[:3], dtype=wide)  # logarithms of the softmax's denominators
+        for own, context in spans(segments):
+            q_, k_, v_ = q[:, :, own].to(wide), *(seen(x, own, context).to(wide) for x in (k, v))
+            how = {"attn_mask": mask(q_, k_)} if context else {"is_causal": True}
+            out, sums_1HF[:, :, own] = _flash(q_, k_, v_, scale=scaling, **how)
+            out_1FHd[:, own] = out.transpose(1, 2)
+        ctx.save_for_backward(q, k, v, out_1FHd, sums_1HF)
+        ctx.segments, ctx.scaling = segments, scaling
+        return out_1FHd
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dout_1FHd: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out_1FHd, sums_1HF = ctx.saved_tensors
+        dq, dk, dv = (torch.zeros_like(x, dtype=sums_1HF.dtype) for x in (q, k, v))
+        for own, context in spans(ctx.segments):
+            k_, v_ = (seen(x, own, context).to(dq.dtype) for x in (k, v))
+            d, out = (x[:, own].transpose(1, 2).to(dq.dtype) for x in (dout_1FHd, out_1FHd))
+            q_, sums = q[:, :, own].to(dq.dtype), sums_1HF[:, :, own]
+            how = {"attn_mask": mask(q_, k_) if context else None, "scale": ctx.scaling}
+            dq[:, :, own], *of_kv = _flash_backward(d, q_, k_, v_, out, sums, 0.0, context is None, **how)
+            for whole, part in zip((dk, dv), of_kv, strict=True):
+                if context:
+                    whole[:, :, context] += part[:, :, : context.stop - context.start]
+                whole[:, :, own] += part[:, :, own.start - own.stop :]
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # Under transformers' own name, so that no model's configuration has to say anything else.
 ALL_ATTENTION_FUNCTIONS.register("sdpa", _attend)

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 
 from accord.errors import ConfigError
-from accord.models.memory import give_back
+from accord.models.memory import give_back, share
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +64,7 @@ def on_its_device(run: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C
 
     @wraps(run)
     def placed(config: C, *args: P.args, **kwargs: P.kwargs) -> R:
+        share()
         give_back()  # what the stage before it left behind
         with on_device(config.device):
             return run(config, *args, **kwargs)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from accord.models.products import is_plain, product
+from accord.models.remade import recipe
 
 
 class LoraProduct(torch.autograd.Function):
@@ -26,24 +27,24 @@ class LoraProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, w_NK: Tensor, bias_N: Tensor | None, a_rK: Tensor, b_Nr: Tensor, scaling: float
     ) -> Tensor:
-        x_FK = x.reshape(-1, x.shape[-1])
+        x_FK, kept = x.reshape(-1, x.shape[-1]), recipe(x)
         a_rK, b_Nr = a_rK.to(x.dtype), b_Nr.to(x.dtype)
         low_Fr = product(x_FK, a_rK)
         y_FN = _sum(x_FK, w_NK, bias_N, low_Fr, b_Nr, scaling)
-        ctx.save_for_backward(x_FK, low_Fr, w_NK, a_rK, b_Nr)
-        ctx.scaling, ctx.shape = scaling, x.shape
+        ctx.save_for_backward(low_Fr, w_NK, a_rK, b_Nr, *kept.of)
+        ctx.make, ctx.scaling, ctx.shape = kept.make, scaling, x.shape
         return y_FN.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x_FK, low_Fr, w_NK, a_rK, b_Nr = ctx.saved_tensors
+        low_Fr, w_NK, a_rK, b_Nr, *of = ctx.saved_tensors
         dy_FN = dy.reshape(-1, dy.shape[-1])
         down_Fr = product(dy_FN, b_Nr.t()).mul_(ctx.scaling)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = _sum(dy_FN, w_NK.t(), None, down_Fr, a_rK.t(), 1.0).view(ctx.shape)
-        da_rK = down_Fr.T @ x_FK if ctx.needs_input_grad[3] else None
+        da_rK = down_Fr.T @ ctx.make(*of).reshape(-1, a_rK.shape[1]) if ctx.needs_input_grad[3] else None
         db_rN = (low_Fr.T @ dy_FN).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
         return dx, None, None, da_rK, None if db_rN is None else db_rN.T, None
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from accord.models.remade import recipe
+
 
 def product(x_FK: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """x Wᵀ + b (F, N), outside of autograd; `w_NK` may be a transposed view."""
@@ -44,20 +46,20 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-        x_FK = x.reshape(-1, x.shape[-1])
-        ctx.save_for_backward(x_FK if w_NK.requires_grad else None, w_NK)
-        ctx.shape = x.shape
-        return product(x_FK, w_NK, bias_N).view(*x.shape[:-1], -1)
+        kept = recipe(x)
+        ctx.save_for_backward(w_NK, *(kept.of if w_NK.requires_grad else ()))
+        ctx.make, ctx.shape = kept.make, x.shape
+        return product(x.reshape(-1, x.shape[-1]), w_NK, bias_N).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x_FK, w_NK = ctx.saved_tensors
+        w_NK, *of = ctx.saved_tensors
         dy_FN = dy.reshape(-1, dy.shape[-1])
         of_x, of_w, of_bias = ctx.needs_input_grad
         return (
             product(dy_FN, w_NK.t()).view(ctx.shape) if of_x else None,
-            dy_FN.T @ x_FK if of_w else None,
+            dy_FN.T @ ctx.make(*of).reshape(-1, w_NK.shape[1]) if of_w else None,
             dy_FN.sum(0) if of_bias else None,
         )
 

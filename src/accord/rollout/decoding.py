@@ -22,7 +22,9 @@ def decoding(model: PreTrainedModel, rows: int, dtype: torch.dtype | None = None
     cache.
     """
     if is_llama(model):
-        yield Siblings(Llama(model, rows, dtype), rows)
+        packed = Llama(model, rows, dtype)
+        del model  # which may have been made for this block alone
+        yield Siblings(packed, rows)
         return
     decoder = decoder_for(model, rows)
     with packed_linears(model, rows, dtype):

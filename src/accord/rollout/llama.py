@@ -56,15 +56,16 @@ class Llama:
 
     def __init__(self, model: Any, rows: int, dtype: torch.dtype | None = None) -> None:
         packing = Packing.of(model, rows, dtype)
-        self.trunk = model.model
-        self.layers = [_Layer(layer, packing) for layer in self.trunk.layers]
+        trunk = model.model  # not kept: where weights are packed, the plain ones may go
+        self.embed, self.rotary, self.norm = trunk.embed_tokens, trunk.rotary_emb, trunk.norm
+        self.layers = [_Layer(layer, packing) for layer in trunk.layers]
         exact = replace(packing, dtype=None)  # the head's results are the logits themselves
         self.head = exact.product(model.lm_head)
 
     def hidden(self, ids_F: Tensor, positions_F: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (F, D)."""
-        x_FD = self.trunk.embed_tokens(ids_F)
-        cos_1FS, sin_1FS = self.trunk.rotary_emb(x_FD[None], positions_F[None])
+        x_FD = self.embed(ids_F)
+        cos_1FS, sin_1FS = self.rotary(x_FD[None], positions_F[None])
         half = cos_1FS.shape[-1] // 2
         sign_S = torch.ones_like(cos_1FS[0, 0]).index_fill_(0, torch.arange(half), -1)
         angles = cos_1FS[0, :, None], (sin_1FS[0] * sign_S)[:, None]
@@ -72,7 +73,7 @@ class Llama:
             q_FHS, k_FKS, v_FKS = layer.heads(x_FD, angles)
             x_FD = x_FD + layer.out(attend(number, q_FHS, k_FKS, v_FKS).flatten(1))
             x_FD = x_FD + layer.feed_forward(x_FD)
-        return self.trunk.norm(x_FD)
+        return self.norm(x_FD)
 
 
 class _Layer:

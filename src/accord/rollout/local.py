@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -76,11 +77,14 @@ class LocalSampler:
             check_rounding(model)
         self.model, self.renderer, self.policy_version, self.rows = model, renderer, policy_version, rows
         self.dtype = dtype
+        self._current: Callable[[], PreTrainedModel] = lambda: model
 
-    def refresh(self, trunk: Trunk, name: str, version: str) -> None:
-        """From now on sample from the trunk with adapter `name`. The model must be this sampler's alone."""
-        trunk.write_merged(name, self.model)
-        self.policy_version = version
+    def refresh(self, trunk: Trunk, name: str | None, version: str) -> None:
+        """From now on sample from the trunk with adapter `name`, as it is at each call.
+
+        They are merged for the length of a call, so that no second copy of the weights lies about meanwhile.
+        """
+        self._current, self.policy_version = partial(trunk.merged, name), version
 
     @torch.inference_mode()
     def sample(
@@ -98,10 +102,6 @@ class LocalSampler:
         ModelError (model in training mode) and NumericsError (logits are not finite).
         """
         check_sampling(k, sampling)
-        if self.model.training:
-            raise ModelError(
-                "the model is in training mode, where dropout is on; call model.eval() to sample"
-            )
         distinct = {prompt.id: prompt for prompt in prompts}
         rows = [row for prompt in distinct.values() for row in self._rows(prompt, k, sampling)]
         if rows:
@@ -117,13 +117,21 @@ class LocalSampler:
             stream = uniforms(sampling.seed, prompt.id, index, sampling.max_new_tokens)
             yield _Row(prompt, prompt_ids, index, index == k - 1, stream)
 
+    def _weights(self) -> PreTrainedModel:
+        model = self._current()
+        if model.training:
+            raise ModelError(
+                "the model is in training mode, where dropout is on; call model.eval() to sample"
+            )
+        return model
+
     def _decode(self, rows: list[_Row], sampling: Sampling, on_progress: Progress | None) -> None:
         """Extend every row until it ends. A turn of the loop either lets rows in or adds a token to all."""
         # Equal token ids must stand together (different conversations may render alike): one prefill each.
         waiting = deque(sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids)))
         active: list[_Row] = []
         at_once, ends = min(self.rows, len(rows)), end_ids(self.model, self.renderer)
-        with decoding(self.model, at_once, self.dtype) as decoder:
+        with decoding(self._weights(), at_once, self.dtype) as decoder:
             while waiting or active:
                 entering = [waiting.popleft() for _ in range(decoder.admissible(waiting))]
                 if entering:

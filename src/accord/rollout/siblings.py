@@ -126,7 +126,7 @@ class Siblings:
         self.live: list[_Row] = []
         self.column = 0  # where the next step's keys go
         self.heads, size = llama.layers[0].counts[1], llama.layers[0].size
-        table = partial(_Table, llama.trunk.embed_tokens.weight, len(llama.layers), self.heads, size)
+        table = partial(_Table, llama.embed.weight, len(llama.layers), self.heads, size)
         self.keys, self.values = table(turned=True), table()
         self.own_keys, self.own_values = table(), table()
         for own in (self.own_keys, self.own_values):

@@ -138,10 +138,7 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
         if how == "adapter":
             bench.trunk.save_adapter(name, folder)
         else:
-            dtype = str(bench.loaded.model.dtype).removeprefix("torch.")
-            merged = load_model(bench.loaded.source, dtype=dtype).model
-            bench.trunk.write_merged(name, merged)
-            merged.save_pretrained(folder)
+            bench.trunk.merged(name).save_pretrained(folder)
         bench.loaded.tokenizer.save_pretrained(folder)
         (folder / "accord.json").write_text(json.dumps(record, indent=1))
 

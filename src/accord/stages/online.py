@@ -296,8 +296,9 @@ def run(config: OnlineConfig, console: Console) -> dict[str, Any]:
     reference = None if config.reference is None else open_reference(config.reference, bench, dtype)
     explorer = None
     if isinstance(config, XpoConfig):
-        held_to = (reference or bench).trunk.plain_copy()
-        explorer = LocalSampler(held_to, bench.renderer, policy_version=REFERENCE, rows=config.rows)
+        held_to = reference or bench
+        explorer = LocalSampler(held_to.loaded.model, bench.renderer, policy_version="", rows=config.rows)
+        explorer.refresh(held_to.trunk, None, REFERENCE)
     bench.trunk.add(POLICY, config.lora, seed=mix_seed(config.seed, 4))
     state = build(config, bench, loaded.rows, sampler, explorer, reference)
     state.ptx = read_ptx(config, bench, console)

@@ -32,8 +32,8 @@ def open_sampler(config: OnlineConfig, bench: Bench) -> PolicySampler:
     """The policy's sampler; call it before the trunk has adapters. Raises ConfigError and ModelError."""
     if config.sampler == "local":
         dtype = None if config.sampler_precision == "exact" else torch.bfloat16
-        model = bench.trunk.plain_copy()
-        return LocalSampler(model, bench.renderer, policy_version="", rows=config.rows, dtype=dtype)
+        model, rows = bench.loaded.model, config.rows
+        return LocalSampler(model, bench.renderer, policy_version="", rows=rows, dtype=dtype)
     served: Served
     if config.vllm_server is not None:
         at_once = -(-config.rows // config.k)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,20 +75,39 @@ def test_gradients_flow_only_into_the_adapter_in_use() -> None:
     assert all(p.grad is None for p in trunk.parameters("reward").values())
 
 
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_a_merged_copy_equals_the_adapter_and_the_trunk_stays(dtype: torch.dtype, tolerance: float) -> None:
-    model = tiny_llama().to(dtype)
+def test_a_merged_model_equals_the_adapter_and_the_trunk_stays(
+    make: Callable[[], Any], dtype: torch.dtype, tolerance: float
+) -> None:
+    model = make().to(dtype)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     trunk = Trunk(model)
-    decoder = trunk.plain_copy()
     trunk.add("policy", Lora(r=4), seed=0)
+    trunk.add("reward", Lora(r=4), seed=1)
     for seed in range(3):
         disturb(trunk, "policy", seed)
-        trunk.write_merged("policy", decoder)
+        merged = trunk.merged("policy")
         with trunk.use("policy") as seen:
-            torch.testing.assert_close(logits(decoder), logits(seen), rtol=0, atol=tolerance)
-    trunk.write_merged(None, decoder)
-    assert all(torch.equal(v, weights[k]) for k, v in decoder.state_dict().items())
+            torch.testing.assert_close(logits(merged), logits(seen), rtol=0, atol=tolerance)
+    bare = trunk.merged(None).state_dict()
+    assert bare.keys() == weights.keys() == merged.state_dict().keys()
+    assert all(torch.equal(v, weights[k]) for k, v in bare.items())
+
+
+def test_a_merged_model_shares_what_the_adapter_leaves_and_goes_when_it_is_no_longer_used() -> None:
+    trunk = Trunk(tiny_llama(layers=4))
+    trunk.add("policy", Lora(r=4, layers=0.5), seed=0)
+    disturb(trunk, "policy")
+    with trunk.use("policy") as model:
+        own = {parameter.data_ptr() for parameter in model.parameters()}
+    merged = trunk.merged("policy")
+    fresh = {n for n, p in merged.named_parameters() if p.data_ptr() not in own}
+    assert fresh == {n for n in fresh if n.split(".")[2] in "23"} and len(fresh) == 2 * 7
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight or not merged.config.tie_word_embeddings
+    seen = weakref.ref(merged.model.layers[3].mlp.up_proj.weight)
+    del merged
+    assert seen() is None  # at once: nothing waits for the collector of cycles
 
 
 def test_layers_from_the_top() -> None:
@@ -119,7 +141,6 @@ def test_full_fine_tuning_is_a_copy_under_the_same_name() -> None:
     model = tiny_llama()
     trunk = Trunk(model)
     bare = logits(model)
-    decoder = trunk.plain_copy()
     trunk.add("policy", None, seed=0)
     disturb(trunk, "policy")
     with trunk.use("policy") as seen:
@@ -127,17 +148,16 @@ def test_full_fine_tuning_is_a_copy_under_the_same_name() -> None:
     assert not torch.allclose(policy, bare)
     with trunk.use(None) as seen:
         assert torch.equal(logits(seen), bare)
-    trunk.write_merged("policy", decoder)
-    assert torch.equal(logits(decoder), policy)
+    assert torch.equal(logits(trunk.merged("policy")), policy)
 
 
-def test_unknown_adapters_and_late_copies_are_errors(tmp_path: Path) -> None:
+def test_unknown_adapters_are_errors(tmp_path: Path) -> None:
     trunk = Trunk(tiny_llama())
     with pytest.raises(ModelError, match="no adapter named 'policy'"), trunk.use("policy"):
         pass
     trunk.add("policy", Lora(r=4), seed=0)
-    with pytest.raises(ModelError, match="before adapters are added"):
-        trunk.plain_copy()
+    with pytest.raises(ModelError, match="no adapter named 'reward'"):
+        trunk.merged("reward")
     with pytest.raises(ModelError, match="cannot be loaded"):
         trunk.load("reward", tmp_path)
 

@@ -102,9 +102,7 @@ def moved_trunk(lora: Lora | None) -> tuple[Trunk, Any]:
     with torch.no_grad():
         for parameter in trunk.parameters("policy").values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    model = tiny_llama()
-    trunk.write_merged("policy", model)
-    return trunk, model
+    return trunk, trunk.merged("policy")
 
 
 def test_records_are_complete_and_in_order(of_kind: Any) -> None:
@@ -164,7 +162,7 @@ def test_after_a_refresh_samples_come_from_the_new_weights(of_kind: Any, lora: L
         if version == "p2":
             with torch.no_grad():
                 next(iter(trunk.parameters("policy").values())).mul_(-1)
-            trunk.write_merged("policy", model)
+            model = trunk.merged("policy")
         it.refresh(trunk, "policy", version)
         after = it.sample(PROMPTS, 3, SAMPLING)
         assert {c.policy_version for c in completions(after)} == {version}
@@ -281,7 +279,7 @@ def test_the_real_vllm_samples_the_policys_own_tokens(
         trunk = Trunk(tiny_llama(seed=int(version[1]), **big))
         trunk.add("policy", None, seed=0)
         it.refresh(trunk, "policy", version)
-        plain = trunk.plain_copy()
+        plain = trunk.merged("policy")
         for group in it.sample(PROMPTS, 4, SAMPLING):
             for c in group.completions:
                 gap = torch.tensor(c.logps).double() - logps_of(plain, group.prompt, c, 0.8)
