@@ -44,6 +44,13 @@ def _remembering(x: Tensor, make: Callable[..., Tensor], *of: Tensor) -> Tensor:
     return x
 
 
+def _scale(x: Tensor, eps: float) -> Tensor:
+    """1 / rms(x), in float32 or wider."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 def _normed(x: Tensor, scale: Tensor, weight_D: Tensor) -> Tensor:
     """x / rms(x), rounded to x's precision, times the weight."""
     return (x * scale).to(x.dtype).mul_(weight_D)
@@ -98,6 +105,8 @@ class _RemadeNorm(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.weight.requires_grad or self.weight.dtype != hidden_states.dtype:
             return super().forward(hidden_states)  # type: ignore[misc, no-any-return]
+        if not torch.is_grad_enabled():
+            return _normed(hidden_states, _scale(hidden_states, self.variance_epsilon), self.weight)
         y, scale = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
         return _remembering(y, _normed, hidden_states, scale, self.weight)
 
@@ -112,6 +121,8 @@ class _RemadeMLP(nn.Module):
         if not isinstance(self.act_fn, (nn.SiLU, SiLUActivation)):
             return super().forward(x)  # type: ignore[misc, no-any-return]
         gate, up = self.gate_proj(x), self.up_proj(x)
+        if not torch.is_grad_enabled():
+            return self.down_proj(_gated(gate, up))  # type: ignore[no-any-return]
         made: Tensor = self.down_proj(_remembering(_Gate.apply(gate, up), _gated, gate, up))
         return made
 

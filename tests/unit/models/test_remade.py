@@ -108,6 +108,15 @@ def test_in_half_precision_results_round_where_the_models_own_do(kind: str) -> N
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_without_gradients_computes_the_same_bits(dtype: torch.dtype) -> None:
+    """Or the policy would not start at the reference exactly."""
+    model = adapted(tiny_llama, remade=True, dtype=dtype)
+    learning = model(input_ids=IDS, use_cache=False).logits
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=IDS, use_cache=False).logits, learning)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_less_is_kept(kind: str) -> None:
     plain, ours = (kept_bytes(adapted(KINDS[kind], remade=remade)) for remade in (False, True))
