@@ -16,6 +16,12 @@ FORWARD = "models/forward.py"
 GROUPS = "tests/invariance/test_groups.py"
 LORA = "models/lora.py"
 LORA_TESTS = "tests/unit/models/test_lora.py"
+REMADE = "models/remade.py"
+REMADE_TESTS = "tests/unit/models/test_remade.py"
+MEMORY = "models/memory.py"
+MEMORY_TESTS = "tests/unit/models/test_memory.py"
+ADAPTERS = "models/adapters.py"
+ADAPTER_TESTS = "tests/unit/models/test_adapters.py"
 
 MUTANTS = [
     # micro-batches
@@ -43,14 +49,49 @@ MUTANTS = [
     ),
     Mutant(BATCHES, "(-longest[g], g)", "(longest[g], g)", BATCH_TESTS, "rows: shortest first"),
     # attention
-    Mutant(ATTENTION, ".tril(context)", ".tril()", ATTENTION_TESTS, "mask: as if the context were not there"),
-    Mutant(ATTENTION, ".tril(context)", "", ATTENTION_TESTS, "mask: sees ahead"),
-    Mutant(ATTENTION, "is_causal=mask is None", "is_causal=False", ATTENTION_TESTS, "prompt sees ahead"),
+    Mutant(ATTENTION, "columns - rows + 1)", "1)", ATTENTION_TESTS, "mask: as if the context were not there"),
+    Mutant(ATTENTION, "columns - rows + 1)", "columns - rows + 2)", ATTENTION_TESTS, "mask: sees ahead"),
     Mutant(
-        ATTENTION, "[x[segment.after], x[i]]", "[x[i], x[segment.after]]", ATTENTION_TESTS, "context behind"
+        ATTENTION, '{"attn_mask": mask(q, k)}', '{"is_causal": True}', ATTENTION_TESTS, "elsewhere: no mask"
     ),
-    Mutant(ATTENTION, "scale=scaling,", "", ATTENTION_TESTS, "scale: the usual"),
-    Mutant(ATTENTION, "wide = torch.float32", "pass", ATTENTION_TESTS, "half precision"),
+    Mutant(ATTENTION, '{"attn_mask": mask(q_, k_)} if', "{} if", ATTENTION_TESTS, "answers see ahead"),
+    Mutant(
+        ATTENTION,
+        '"attn_mask": mask(q_, k_) if context',
+        '"attn_mask": None if context',
+        ATTENTION_TESTS,
+        "answers see ahead, backwards",
+    ),
+    Mutant(
+        ATTENTION, "0.0, context is None,", "0.0, False,", ATTENTION_TESTS, "prompt sees ahead, backwards"
+    ),
+    Mutant(
+        ATTENTION,
+        "[x[:, :, context], x[:, :, own]]",
+        "[x[:, :, own], x[:, :, context]]",
+        ATTENTION_TESTS,
+        "context behind",
+    ),
+    Mutant(
+        ATTENTION,
+        "_flash(q_, k_, v_, scale=scaling,",
+        "_flash(q_, k_, v_,",
+        ATTENTION_TESTS,
+        "scale: the usual",
+    ),
+    Mutant(
+        ATTENTION, '"scale": ctx.scaling', '"scale": None', ATTENTION_TESTS, "scale: the usual, backwards"
+    ),
+    Mutant(
+        ATTENTION,
+        "[:, :, context] += part",
+        "[:, :, context] = part",
+        ATTENTION_TESTS,
+        "the last answer's pull",
+    ),
+    Mutant(
+        ATTENTION, "torch.promote_types(q.dtype, torch.float32)", "q.dtype", ATTENTION_TESTS, "half precision"
+    ),
     Mutant(
         ATTENTION,
         "    if row.layers != layers:",
@@ -92,9 +133,69 @@ MUTANTS = [
         PRODUCT_TESTS,
         "dx: sign",
     ),
-    Mutant(PRODUCTS, "dy_FN.T @ x_FK", "-dy_FN.T @ x_FK", PRODUCT_TESTS, "dW: sign"),
+    Mutant(PRODUCTS, "dy_FN.T @ ctx", "-dy_FN.T @ ctx", PRODUCT_TESTS, "dW: sign"),
     Mutant(PRODUCTS, "dy_FN.sum(0)", "dy_FN.mean(0)", PRODUCT_TESTS, "db: mean"),
     Mutant(PRODUCTS, "w_NK.detach(), bias_N,", "w_NK.detach(), None,", PRODUCT_TESTS, "no bias"),
     Mutant(PRODUCTS, ' or torch.is_autocast_enabled("cpu")', "", PRODUCT_TESTS, "autocast"),
     Mutant(PRODUCTS, "if type(module) is nn.Linear:", "if False:", PRODUCT_TESTS, "nothing is quickened"),
+    # activations made again
+    Mutant(REMADE, "mul_(scale**3)", "mul_(scale**2)", REMADE_TESTS, "norm: power of the slope"),
+    Mutant(
+        REMADE,
+        "addcmul_(wide, along, value=-1)",
+        "addcmul_(wide, along)",
+        REMADE_TESTS,
+        "norm: sign of the slope",
+    ),
+    Mutant(REMADE, "(dy * weight_D).to(scale", "dy.to(scale", REMADE_TESTS, "norm: slope without weight"),
+    Mutant(REMADE, ".add_(eps)", "", REMADE_TESTS, "norm: no epsilon"),
+    Mutant(REMADE, "dtype=wide)", "dtype=x.dtype)", REMADE_TESTS, "norm: sum in half precision"),
+    Mutant(REMADE, "silu(gate).mul_(dy)", "gate.mul(dy)", REMADE_TESTS, "gate: slope of up"),
+    Mutant(REMADE, "silu_backward(dy * up, gate)", "silu_backward(dy, gate)", REMADE_TESTS, "gate: slope"),
+    Mutant(REMADE, 'return getattr(x, "_recipe", None) or', "return", REMADE_TESTS, "nothing is made again"),
+    Mutant(
+        REMADE, "tensor.detach() for tensor in of", "tensor for tensor in of", REMADE_TESTS, "graphs are held"
+    ),
+    Mutant(REMADE, "if self.weight.requires_grad or", "if", REMADE_TESTS, "norm: learns nothing"),
+    Mutant(
+        REMADE,
+        "if not isinstance(self.act_fn,",
+        "if isinstance(self.act_fn, int) and (",
+        REMADE_TESTS,
+        "gate: any function is SiLU",
+    ),
+    # memory
+    Mutant(MEMORY, "set_option(ARENA_MAX, 1)", "pass", MEMORY_TESTS, "a heap for every thread"),
+    Mutant(
+        MEMORY,
+        ' and "MALLOC_ARENA_MAX" not in os.environ',
+        "",
+        MEMORY_TESTS,
+        "the user's setting is overruled",
+    ),
+    Mutant(MEMORY, "        trim(0)", "        pass", MEMORY_TESTS, "nothing is given back"),
+    # merging
+    Mutant(ADAPTERS, "plain.weight + layer", "plain.weight - layer", ADAPTER_TESTS, "merged: sign"),
+    Mutant(ADAPTERS, "plain = copy.copy(plain)\n", "pass\n", ADAPTER_TESTS, "merged into the trunk"),
+    Mutant(
+        ADAPTERS,
+        "copy.deepcopy(self._model, instead)",
+        "copy.deepcopy(self._model)",
+        ADAPTER_TESTS,
+        "merged: nothing is added",
+    ),
+    Mutant(
+        ADAPTERS,
+        "{id(tensor): tensor for tensor in tensors}",
+        "{}",
+        ADAPTER_TESTS,
+        "merged: nothing is shared",
+    ),
+    Mutant(
+        ADAPTERS,
+        "if name is None or name not in layer.lora_A",
+        "if name not in layer.lora_A",
+        ADAPTER_TESTS,
+        "merged: the bare trunk",
+    ),
 ]

@@ -148,7 +148,7 @@ class _OnCpu(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dout_1FHd: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out_1FHd, sums_1HF = ctx.saved_tensors
-        dq, dk, dv = (torch.zeros_like(x, dtype=sums_1HF.dtype) for x in (q, k, v))
+        dq, dk, dv = (torch.empty_like(x, dtype=sums_1HF.dtype) for x in (q, k, v))
         for own, context in spans(ctx.segments):
             k_, v_ = (seen(x, own, context).to(dq.dtype) for x in (k, v))
             d, out = (x[:, own].transpose(1, 2).to(dq.dtype) for x in (dout_1FHd, out_1FHd))
@@ -156,9 +156,9 @@ class _OnCpu(torch.autograd.Function):
             how = {"attn_mask": mask(q_, k_) if context else None, "scale": ctx.scaling}
             dq[:, :, own], *of_kv = _flash_backward(d, q_, k_, v_, out, sums, 0.0, context is None, **how)
             for whole, part in zip((dk, dv), of_kv, strict=True):
-                if context:
+                whole[:, :, own] = part[:, :, own.start - own.stop :]
+                if context:  # which lies before, and has its own already
                     whole[:, :, context] += part[:, :, : context.stop - context.start]
-                whole[:, :, own] += part[:, :, own.start - own.stop :]
         return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
 
 

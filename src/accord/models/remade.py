@@ -61,10 +61,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        norm = torch.linalg.vector_norm(
-            x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-        )
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = _scale(x, eps)
         ctx.save_for_backward(x, scale, weight_D)
         ctx.mark_non_differentiable(scale)
         return _normed(x, scale, weight_D), scale
@@ -73,10 +70,10 @@ class _Norm(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, weight_D = ctx.saved_tensors
-        d = (dy * weight_D).to(scale.dtype)  # of x / rms(x) =: n;  dx = (d - n mean(d n)) / rms(x)
-        wide = x.to(scale.dtype)
-        mean = torch.linalg.vecdot(d, wide)[..., None].mul_(scale**3).div_(x.shape[-1])
-        return d.mul_(scale).addcmul_(wide, mean, value=-1).to(x.dtype), None, None
+        # with d = dy weight:  dx = d / rms - x (d . x) / (D rms^3)
+        d, wide = (dy * weight_D).to(scale.dtype), x.to(scale.dtype)
+        along = torch.linalg.vecdot(d, wide)[..., None].mul_(scale**3).div_(x.shape[-1])
+        return d.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), None, None
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:

@@ -36,14 +36,15 @@ def rows(draw: st.DrawFn) -> tuple[Segment, ...]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows(), st.sampled_from([(4, 4), (4, 2), (3, 1)]), st.integers(0, 1000))
+@given(rows(), st.sampled_from([(4, 4), (4, 2), (3, 1)]), st.sampled_from([8, 5]), st.integers(0, 1000))
 def test_values_and_gradients_are_those_of_the_dense_mask(
-    segments: tuple[Segment, ...], heads: tuple[int, int], seed: int
+    segments: tuple[Segment, ...], heads: tuple[int, int], size: int, seed: int
 ) -> None:
+    """Values of a size of their own (5) go the way of other devices, one kernel call with autograd each."""
     length, generator = sum(s.length for s in segments), torch.Generator().manual_seed(seed)
     q, k, v = (
-        torch.randn(1, h, length, 8, dtype=torch.float64, generator=generator, requires_grad=True)
-        for h in (heads[0], heads[1], heads[1])
+        torch.randn(1, h, length, d, dtype=torch.float64, generator=generator, requires_grad=True)
+        for h, d in ((heads[0], 8), (heads[1], 8), (heads[1], size))
     )
     found, expected = over_segments(q, k, v, segments, 0.3), dense(q, k, v, segments, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
