@@ -156,7 +156,7 @@ MUTANTS = [
     Mutant(
         REMADE, "tensor.detach() for tensor in of", "tensor for tensor in of", REMADE_TESTS, "graphs are held"
     ),
-    Mutant(REMADE, "if self.weight.requires_grad or", "if", REMADE_TESTS, "norm: learns nothing"),
+    Mutant(REMADE, "(x * scale).to(x.dtype) * dy", "x * dy", REMADE_TESTS, "norm: slope of the weight"),
     Mutant(
         REMADE,
         "if not isinstance(self.act_fn,",

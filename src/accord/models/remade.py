@@ -57,7 +57,7 @@ def _normed(x: Tensor, scale: Tensor, weight_D: Tensor) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """RMS norm of x (..., D) by a frozen weight (Zhang and Sennrich 2019, eq. 4), and 1 / rms (..., 1)."""
+    """RMS norm of x (..., D) (Zhang and Sennrich 2019, eq. 4), and 1 / rms (..., 1)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -70,10 +70,13 @@ class _Norm(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, weight_D = ctx.saved_tensors
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = ((x * scale).to(x.dtype) * dy).flatten(0, -2).sum(0)
         # with d = dy weight:  dx = d / rms - x (d . x) / (D rms^3)
         d, wide = (dy * weight_D).to(scale.dtype), x.to(scale.dtype)
         along = torch.linalg.vecdot(d, wide)[..., None].mul_(scale**3).div_(x.shape[-1])
-        return d.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), None, None
+        return d.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), of_weight, None
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class _RemadeNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.weight.requires_grad or self.weight.dtype != hidden_states.dtype:
+        if self.weight.dtype != hidden_states.dtype:
             return super().forward(hidden_states)  # type: ignore[misc, no-any-return]
         if not torch.is_grad_enabled():
             return _normed(hidden_states, _scale(hidden_states, self.variance_epsilon), self.weight)

@@ -123,11 +123,16 @@ def test_less_is_kept(kind: str) -> None:
     assert ours < 0.75 * plain
 
 
-def test_where_the_norm_learns_it_is_the_models_own() -> None:
-    plain, ours = tiny_llama().double(), tiny_llama().double()
-    quicken(ours)
-    remake(ours)
-    for a, b in zip(outcome(ours), outcome(plain), strict=True):
+def test_norms_that_learn_get_their_gradient_and_compute_the_same_bits() -> None:
+    """A full copy must start at the frozen reference exactly."""
+    frozen, ours, plain = tiny_llama().requires_grad_(False), tiny_llama(), in_float64(tiny_llama().double())
+    for model in (frozen, ours):
+        quicken(model)
+        remake(model)
+    assert torch.equal(ours(input_ids=IDS).logits, frozen(input_ids=IDS).logits)
+    found, expected = outcome(ours.double()), outcome(plain)
+    assert len(found) == len(expected) == 1 + len(list(plain.parameters()))
+    for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -135,7 +140,7 @@ def test_other_models_and_activations_are_left_alone() -> None:
     model = tiny_gpt2()
     remake(model)
     assert not any(type(module) in VARIANTS.values() for module in model.modules())
-    other = tiny_llama(hidden_act="gelu").double()
+    other = in_float64(tiny_llama(hidden_act="gelu").double())
     expected = other(input_ids=IDS).logits
     remake(other)
     torch.testing.assert_close(other(input_ids=IDS).logits, expected, rtol=1e-12, atol=1e-12)
