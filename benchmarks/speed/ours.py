@@ -108,6 +108,7 @@ def supervised_settings(task: Task, folder: Path) -> dict[str, Any]:
         "data": rows,
         "epochs": task.steps + 1,
         "batch_size": len(read_rows(rows)),
+        "max_length": 4096,  # leaves nothing out; the peer is told so, too
         "optim": OPTIM,
         **own.get(task.work, {"held_out": 0.0, **saved}),
     }

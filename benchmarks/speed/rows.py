@@ -93,17 +93,21 @@ def hh_rows(path: Path, renderer: Renderer, n: int) -> list[Preference]:
 def made_rows(
     renderer: Renderer, n: int, *, prompt: int = 80, answer: int = 40, ratio: float = 1.0
 ) -> list[Preference]:
-    """`n` comparisons of words, of about so many tokens; rejected answers have `ratio` times as many."""
-    rng = random.Random(0)
+    """`n` comparisons of words, of about so many tokens; rejected answers have `ratio` times as many.
 
-    def text(tokens: int) -> str:
-        return " ".join(rng.choices(WORDS.split(), k=max(1, tokens)))
-
+    Up to sixteen prompts begin differently: pairs of one prompt would be one group, and one of a batch.
+    """
+    rng, words = random.Random(0), WORDS.split()
     frame = len(renderer.prompt(Prompt.of("x")))
-    return [
-        Preference(Prompt.of(text(prompt - frame)), text(answer - 1), text(round(answer * ratio) - 1))
-        for _ in range(n)
-    ]
+
+    def text(tokens: int, *first: str) -> str:
+        return " ".join([*first, *rng.choices(words, k=max(0, tokens - len(first)))])
+
+    def preference(i: int) -> Preference:
+        asked = Prompt.of(text(prompt - frame, words[i % len(words)]))
+        return Preference(asked, text(answer - 1), text(round(answer * ratio) - 1))
+
+    return [preference(i) for i in range(n)]
 
 
 def _lengths(p: Preference, renderer: Renderer) -> list[int]:

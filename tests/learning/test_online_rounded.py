@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,14 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from accord.config import OnlineConfig
-from accord.data.batches import GroupBatch
 from accord.errors import ConfigError, NumericsError
-from accord.records import Group
-from accord.rewards.scorer import Scores
 from accord.rollout import local
 from accord.rollout.packed import multiplies_bfloat16
 from accord.stages import online, rollouts
-from accord.stages.methods import METHODS
-from tiny import tiny_llama, tiny_tokenizer
+from printing import logged, printable, printing_config, write_world
 
 QUIET = Console(quiet=True)
-SCHEMAS = {method.name: schema for schema, method in METHODS.items()}
 BFLOAT16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor does not multiply bfloat16")
-
-
-def printable(groups: Sequence[Group], batch: GroupBatch) -> Scores:
-    return Scores((batch.mask_CT & (batch.targets_CT < 94)).sum(1) / batch.mask_CT.sum(1))
 
 
 @pytest.fixture(autouse=True)
@@ -38,36 +27,19 @@ def rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_llama().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    lines = [json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(10)]
-    (folder / "prompts.jsonl").write_text("".join(lines))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def rounded_config(world: Path, method: str, out: Path, **changes: Any) -> OnlineConfig:
-    values = {
-        "model": str(world / "model"),
-        "reward_model": "a rule",
-        "prompts": str(world / "prompts.jsonl"),
-        "out": out,
+    values: dict[str, Any] = {
         "iterations": 3,
-        "prompts_per_iteration": 3,
-        "k": 4,
         "max_new_tokens": 6,
-        "missing_end_penalty": None,
         "dtype": "float32",
         "device": "cpu",
-        "lora": {"r": 8},
         "optim": {"learning_rate": 2e-2, "schedule": "constant"},
         "sampler_precision": "bfloat16",
     }
-    return SCHEMAS[method].model_validate({**values, **changes})
-
-
-def logged(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    return printing_config(world, method, out, **{**values, **changes})
 
 
 @BFLOAT16

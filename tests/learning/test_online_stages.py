@@ -23,6 +23,7 @@ from accord.records import Group
 from accord.rewards.scorer import Scores
 from accord.stages import best_of_n, online
 from accord.stages.methods import METHODS
+from printing import PRINTABLE, printable
 from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
@@ -37,14 +38,6 @@ PACE: dict[str, dict[str, Any]] = {
     "online-dpo": {"beta": 0.02, "epochs": 2},
     "xpo": {"beta": 0.02, "epochs": 2, "k": 4},
 }
-
-
-PRINTABLE = 94  # the tokens below are the bytes ! to ~
-
-
-def printable(groups: Sequence[Group], batch: GroupBatch) -> Scores:
-    """The share of an answer's tokens that are printable ASCII; a random policy has about a third."""
-    return Scores((batch.mask_CT & (batch.targets_CT < PRINTABLE)).sum(1) / batch.mask_CT.sum(1))
 
 
 def constant(groups: Sequence[Group], batch: GroupBatch) -> Scores:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,12 @@ from rich.console import Console
 
 import fake_vllm
 from accord.config import OnlineConfig
-from accord.data.batches import GroupBatch
 from accord.errors import ConfigError, NumericsError
-from accord.records import Group
-from accord.rewards.scorer import Scores
 from accord.stages import online, samplers
-from accord.stages.methods import METHODS
-from tiny import tiny_llama, tiny_tokenizer
+from printing import SCHEMAS, logged, printable, printing_config, write_world
+from tiny import tiny_llama
 
 QUIET = Console(quiet=True)
-SCHEMAS = {method.name: schema for schema, method in METHODS.items()}
-PRINTABLE = 94  # the tokens below are the bytes ! to ~
-
-
-def printable(groups: Sequence[Group], batch: GroupBatch) -> Scores:
-    """The share of an answer's tokens that are printable ASCII; a random policy has about a third."""
-    return Scores((batch.mask_CT & (batch.targets_CT < PRINTABLE)).sum(1) / batch.mask_CT.sum(1))
 
 
 @pytest.fixture(autouse=True)
@@ -41,34 +29,11 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_llama().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    lines = [json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(10)]
-    (folder / "prompts.jsonl").write_text("".join(lines))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def online_config(world: Path, method: str, out: Path, **changes: Any) -> OnlineConfig:
-    values = {
-        "model": str(world / "model"),
-        "reward_model": "a rule",
-        "prompts": str(world / "prompts.jsonl"),
-        "out": out,
-        "iterations": 2,
-        "prompts_per_iteration": 3,
-        "k": 4,
-        "max_new_tokens": 5,
-        "missing_end_penalty": None,
-        "lora": {"r": 8},
-        "optim": {"learning_rate": 1e-2, "schedule": "constant"},
-        "sampler": "vllm",
-    }
-    return SCHEMAS[method].model_validate({**values, **changes})
-
-
-def logged(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    return printing_config(world, method, out, **{"sampler": "vllm", **changes})
 
 
 @pytest.mark.parametrize("lora", [{"r": 8}, None], ids=["lora", "full"])

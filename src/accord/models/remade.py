@@ -4,7 +4,7 @@ Of a decoder layer's activations almost half are these two: the linear layers be
 gradients of their adapters, and torch keeps what was on the way. Here a result remembers what it was made of,
 which is kept anyway, and `LoraProduct` keeps that in its place.
 
-Shape letters: F tokens side by side, D hidden size, I size of the feed-forward.
+Shape letter: D hidden size.
 """
 
 from __future__ import annotations
