@@ -191,11 +191,4 @@ MUTANTS = [
         ADAPTER_TESTS,
         "merged: nothing is shared",
     ),
-    Mutant(
-        ADAPTERS,
-        "if name is None or name not in layer.lora_A",
-        "if name not in layer.lora_A",
-        ADAPTER_TESTS,
-        "merged: the bare trunk",
-    ),
 ]

@@ -129,7 +129,7 @@ class Trunk:
 def _added_up(layer: Any, name: str | None) -> nn.Module:
     """The layer without adapters, and what `name` adds to its weight added."""
     plain: nn.Module = layer.get_base_layer()
-    if name is None or name not in layer.lora_A:
+    if name not in layer.lora_A:
         return plain
     total = (plain.weight + layer.get_delta_weight(name)).to(plain.weight.dtype)  # type: ignore[operator]
     plain = copy.copy(plain)
