@@ -23,11 +23,10 @@ from accord.records import Group
 from accord.rewards.scorer import Scores
 from accord.stages import best_of_n, online
 from accord.stages.methods import METHODS
-from printing import PRINTABLE, printable
+from printing import PRINTABLE, SCHEMAS, printable, printing_config
 from tiny import tiny_llama, tiny_tokenizer
 
 QUIET = Console(quiet=True)
-SCHEMAS = {method.name: schema for schema, method in METHODS.items()}
 WITHOUT_CRITIC = sorted(set(SCHEMAS) - {"ppo", "ppo-lagrangian"})
 NO_LEASH = {"kl": {"coef": 0.0}, "stop_kl": 100.0}
 # What makes each method learn fast; nothing else differs.
@@ -65,20 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def online_config(world: Path, method: str, out: Path, **changes: Any) -> OnlineConfig:
-    values = {
-        "model": str(world / "model"),
-        "reward_model": "a rule",
-        "prompts": str(world / "prompts.jsonl"),
-        "out": out,
-        "iterations": 12,
-        "prompts_per_iteration": 6,
-        "k": 4,
-        "max_new_tokens": 6,
-        "missing_end_penalty": None,
-        "lora": {"r": 8},
-        "optim": {"learning_rate": 1e-2, "schedule": "constant"},
-    }
-    return SCHEMAS[method].model_validate({**values, **changes})
+    values = {"iterations": 12, "prompts_per_iteration": 6, "max_new_tokens": 6}
+    return printing_config(world, method, out, **{**values, **changes})
 
 
 def logged(out: Path) -> list[dict[str, float]]:

@@ -80,17 +80,18 @@ class Trunk:
 
         Threads may use one adapter at a time together; who wants another waits until they are done.
         """
+        self._check(name)
         if name in self._full:
             yield self._full[name]
         elif self._peft is None:
-            self._check(name)
             yield self._model
         else:
             with self._gate.through(name, partial(_switched, self._peft, name)):
                 yield self._model
 
     def _check(self, name: str | None) -> None:
-        if name is not None and (self._peft is None or name not in self._peft.peft_config):
+        known = {None, *self._full, *(self._peft.peft_config if self._peft else ())}
+        if name not in known:
             raise ModelError(f"no adapter named {name!r} on this trunk")
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
@@ -115,9 +116,9 @@ class Trunk:
 
         They are added up anew each time, so no rounding error can build up. A full copy is returned itself.
         """
+        self._check(name)
         if name in self._full:
             return self._full[name]
-        self._check(name)
         tensors = (*self._model.parameters(), *self._model.buffers())
         instead: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
         for module in self._model.modules():

@@ -53,7 +53,7 @@ def _scale(x: Tensor, eps: float) -> Tensor:
 
 def _normed(x: Tensor, scale: Tensor, weight_D: Tensor) -> Tensor:
     """x / rms(x), rounded to x's precision, times the weight."""
-    return (x * scale).to(x.dtype).mul_(weight_D)
+    return weight_D * (x * scale).to(x.dtype)
 
 
 class _Norm(torch.autograd.Function):
@@ -103,8 +103,6 @@ class _RemadeNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.weight.dtype != hidden_states.dtype:
-            return super().forward(hidden_states)  # type: ignore[misc, no-any-return]
         if not torch.is_grad_enabled():
             return _normed(hidden_states, _scale(hidden_states, self.variance_epsilon), self.weight)
         y, scale = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)

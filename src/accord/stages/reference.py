@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -84,9 +85,9 @@ def _compute(bench: Bench, encoded: Sequence[Encoded], tokens: int, console: Con
         return dict(zip(part, logps_C.split([len(encoded[i].completion_ids) for i in part]), strict=True))
 
     with counting(console, "reference", len(encoded), "prompts") as report:
-        parts = list(in_batches(encoded, tokens, shared=bench.shared, lanes=lanes()))
-        for start in range(0, len(parts), lanes()):
-            for own in each(logps, parts[start : start + lanes()]):
+        parts = in_batches(encoded, tokens, shared=bench.shared, lanes=lanes())
+        while side_by_side := list(islice(parts, lanes())):  # made as they are needed
+            for own in each(logps, side_by_side):
                 found |= own
             report(len(found), len(encoded))
     return torch.cat([found[i] for i in range(len(encoded))])
