@@ -202,7 +202,6 @@ def test_a_lost_reply_doubles_nothing(browse: Browse) -> None:
     rater = browse("rater")
     rater.tolerate("ERR_FAILED")
     page = rater.judge()
-    page.wait_for_load_state("networkidle")  # what is under way escapes the route
     lost: list[str] = []
 
     def lose_the_first(route: Route) -> None:
