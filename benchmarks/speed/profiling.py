@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
@@ -26,7 +27,8 @@ def profile(task: Task) -> Profile:
     """Of a work's whole run (preparation included), each operation without those that it calls."""
     from speed.ours import OURS
 
-    with profiled(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+    lanes_too = _ExperimentalConfig(profile_all_threads=True)
+    with profiled(activities=[ProfilerActivity.CPU], acc_events=True, experimental_config=lanes_too) as found:
         OURS["dpo-cached" if task.work == "dpo" else task.work](task)  # "dpo" would time the reference twice
     return summary(found.key_averages())
 

@@ -22,6 +22,8 @@ MEMORY = "models/memory.py"
 MEMORY_TESTS = "tests/unit/models/test_memory.py"
 ADAPTERS = "models/adapters.py"
 ADAPTER_TESTS = "tests/unit/models/test_adapters.py"
+LLAMA = "rollout/llama.py"
+LLAMA_TESTS = "tests/unit/rollout/test_siblings.py"
 
 MUTANTS = [
     # micro-batches
@@ -153,9 +155,6 @@ MUTANTS = [
     Mutant(REMADE, "silu(gate).mul_(dy)", "gate.mul(dy)", REMADE_TESTS, "gate: slope of up"),
     Mutant(REMADE, "silu_backward(dy * up, gate)", "silu_backward(dy, gate)", REMADE_TESTS, "gate: slope"),
     Mutant(REMADE, 'return getattr(x, "_recipe", None) or', "return", REMADE_TESTS, "nothing is made again"),
-    Mutant(
-        REMADE, "tensor.detach() for tensor in of", "tensor for tensor in of", REMADE_TESTS, "graphs are held"
-    ),
     Mutant(REMADE, "(x * scale).to(x.dtype) * dy", "x * dy", REMADE_TESTS, "norm: slope of the weight"),
     Mutant(
         REMADE,
@@ -179,16 +178,30 @@ MUTANTS = [
     Mutant(ADAPTERS, "plain = copy.copy(plain)\n", "pass\n", ADAPTER_TESTS, "merged into the trunk"),
     Mutant(
         ADAPTERS,
-        "copy.deepcopy(self._model, instead)",
-        "copy.deepcopy(self._model)",
+        "{**{id(tensor): tensor for tensor in tensors}, **instead}",
+        "{id(tensor): tensor for tensor in tensors}",
         ADAPTER_TESTS,
         "merged: nothing is added",
     ),
     Mutant(
         ADAPTERS,
-        "{id(tensor): tensor for tensor in tensors}",
-        "{}",
+        "{**{id(tensor): tensor for tensor in tensors}, **instead}",
+        "{**instead}",
         ADAPTER_TESTS,
         "merged: nothing is shared",
+    ),
+    Mutant(
+        LLAMA,
+        "while trunk.layers:",
+        "kept = list(trunk.layers)\n        while trunk.layers:",
+        LLAMA_TESTS,
+        "plain weights wait for all packed ones",
+    ),
+    Mutant(
+        "rollout/local.py",
+        "partial(sharing, model)",
+        "lambda: model",
+        LLAMA_TESTS,
+        "the caller's model is taken apart",
     ),
 ]

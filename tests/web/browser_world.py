@@ -274,8 +274,8 @@ def browsers(chromium: Browser, shop: Shop, folder: Path) -> Iterator[Browse]:
 
         def make(who: str = "", **options: object) -> Visitor:
             context = chromium.new_context(**options)  # type: ignore[arg-type]
-            # Chromium that begins to intercept on a living page lets a request through now and then, and holds one
-            # for ever where it ends: from its birth it intercepts, whatever a test catches later.
+            # Chromium that begins to intercept on a living page lets a request through now and then, and
+            # holds one for ever where it stops: so it intercepts from birth, whatever is caught later.
             context.route("**/caught-from-the-start", lambda route: route.abort())
             if who:
                 token = shop.sessions[who]

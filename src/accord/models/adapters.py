@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -114,17 +115,21 @@ class Trunk:
     def merged(self, name: str | None) -> PreTrainedModel:
         """Trunk and adapter as one plain model, which shares all weights that the adapter does not change.
 
-        They are added up anew each time, so no rounding error can build up. A full copy is returned itself.
+        They are added up anew each time, so no rounding error can build up. A full copy shares all.
         """
         self._check(name)
         if name in self._full:
-            return self._full[name]
-        tensors = (*self._model.parameters(), *self._model.buffers())
-        instead: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
-        for module in self._model.modules():
-            if isinstance(module, LoraLayer):
-                instead[id(module)] = _added_up(module, name)
-        return copy.deepcopy(self._model, instead)
+            return sharing(self._full[name])
+        layers = (module for module in self._model.modules() if isinstance(module, LoraLayer))
+        return sharing(self._model, {id(layer): _added_up(layer, name) for layer in layers})
+
+
+def sharing(
+    model: PreTrainedModel, instead: Mapping[int, nn.Module] = MappingProxyType({})
+) -> PreTrainedModel:
+    """A model with modules of its own and all tensors in common; `instead` has other modules, by id."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {**{id(tensor): tensor for tensor in tensors}, **instead})
 
 
 def _added_up(layer: Any, name: str | None) -> nn.Module:

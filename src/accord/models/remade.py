@@ -40,7 +40,7 @@ def _itself(x: Tensor) -> Tensor:
 
 
 def _remembering(x: Tensor, make: Callable[..., Tensor], *of: Tensor) -> Tensor:
-    x._recipe = Recipe(make, tuple(tensor.detach() for tensor in of))  # type: ignore[attr-defined]
+    x._recipe = Recipe(make, of)  # type: ignore[attr-defined]
     return x
 
 

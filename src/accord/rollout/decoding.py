@@ -18,12 +18,12 @@ from accord.rollout.siblings import Siblings
 def decoding(model: PreTrainedModel, rows: int, dtype: torch.dtype | None = None) -> Iterator[Decoder]:
     """The fastest decoder that the model allows, on its weights as they are now.
 
-    `dtype` is that of matrix products, where it is not the model's. Raises ModelError for a model without a
-    cache.
+    The model may be taken apart (`adapters.sharing` makes one to give away). `dtype` is that of matrix
+    products, where it is not the model's. Raises ModelError for a model without a cache.
     """
     if is_llama(model):
         packed = Llama(model, rows, dtype)
-        del model  # which may have been made for this block alone
+        del model  # made for this block alone
         yield Siblings(packed, rows)
         return
     decoder = decoder_for(model, rows)

@@ -52,13 +52,18 @@ def _untouched(module: nn.Module) -> bool:
 
 
 class Llama:
-    """Packed weights of a model for which `is_llama` holds, as they are now."""
+    """Packed weights of a model for which `is_llama` holds, as they are now.
+
+    The model is taken apart: the plain weights of a layer may go as soon as its packed ones are there.
+    """
 
     def __init__(self, model: Any, rows: int, dtype: torch.dtype | None = None) -> None:
         packing = Packing.of(model, rows, dtype)
-        trunk = model.model  # not kept: where weights are packed, the plain ones may go
+        trunk = model.model
         self.embed, self.rotary, self.norm = trunk.embed_tokens, trunk.rotary_emb, trunk.norm
-        self.layers = [_Layer(layer, packing) for layer in trunk.layers]
+        self.layers: list[_Layer] = []
+        while trunk.layers:
+            self.layers.append(_Layer(trunk.layers.pop(0), packing))
         exact = replace(packing, dtype=None)  # the head's results are the logits themselves
         self.head = exact.product(model.lm_head)
 

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from accord.errors import ConfigError, DataError, ModelError, NumericsError
-from accord.models.adapters import Trunk
+from accord.models.adapters import Trunk, sharing
 from accord.records import Completion, Group, Prompt, Sampling
 from accord.rollout.decoders import compact
 from accord.rollout.decoding import decoding
@@ -77,7 +77,7 @@ class LocalSampler:
             check_rounding(model)
         self.model, self.renderer, self.policy_version, self.rows = model, renderer, policy_version, rows
         self.dtype = dtype
-        self._current: Callable[[], PreTrainedModel] = lambda: model
+        self._current: Callable[[], PreTrainedModel] = partial(sharing, model)
 
     def refresh(self, trunk: Trunk, name: str | None, version: str) -> None:
         """From now on sample from the trunk with adapter `name`, as it is at each call.

@@ -148,7 +148,12 @@ def test_full_fine_tuning_is_a_copy_under_the_same_name() -> None:
     assert not torch.allclose(policy, bare)
     with trunk.use(None) as seen:
         assert torch.equal(logits(seen), bare)
-    assert torch.equal(logits(trunk.merged("policy")), policy)
+    merged = trunk.merged("policy")
+    assert torch.equal(logits(merged), policy)
+    assert all(a is b for a, b in zip(merged.parameters(), trunk.parameters("policy").values(), strict=True))
+    del merged.model.layers[0]  # a sampler may take it apart
+    with trunk.use("policy") as seen:
+        assert torch.equal(logits(seen), policy)
 
 
 def test_unknown_adapters_are_errors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
 
 from accord.data.render import Renderer
 from accord.errors import ConfigError
+from accord.models.adapters import sharing
 from accord.models.products import quicken
 from accord.records import Prompt, Sampling
 from accord.rollout import decoders, local, siblings
@@ -26,7 +28,7 @@ from accord.rollout.decoding import decoding
 from accord.rollout.draw import draw, uniforms
 from accord.rollout.llama import Llama, is_llama
 from accord.rollout.local import LocalSampler
-from accord.rollout.packed import multiplies_bfloat16
+from accord.rollout.packed import Packing, multiplies_bfloat16
 from accord.rollout.siblings import Siblings, _Grouping
 from tiny import VOCAB, tiny_gpt2, tiny_llama, tiny_qwen, tiny_tokenizer
 
@@ -139,6 +141,22 @@ class _Waiting:
 
 
 @torch.inference_mode()
+def test_plain_weights_go_as_packed_ones_come(monkeypatch):
+    model, there = tiny_llama(layers=3), []
+    weights = [weakref.ref(layer.mlp.down_proj.weight) for layer in model.model.layers]
+    laid_out = Packing._laid_out
+
+    def counted(self, layers):
+        there.append(sum(weight() is not None for weight in weights))
+        return laid_out(self, layers)
+
+    monkeypatch.setattr(Packing, "_laid_out", counted)
+    Llama(model, 2)
+    each = len(there) // 3  # products of a layer; the head comes last
+    assert there == [3] * each + [2] * each + [1] * each + [0]
+
+
+@torch.inference_mode()
 def test_a_prompt_stays_until_its_last_answer_has_come_and_gone():
     decoder = Siblings(Llama(tiny_llama(), 4), 4)
     one, two = (1, 2, 3), (4, 5, 6, 7)
@@ -182,7 +200,7 @@ def test_only_what_is_known_exactly_takes_the_fast_way():
 
 
 def _llama_logits(model: PreTrainedModel, dtype: torch.dtype | None) -> torch.Tensor:
-    with torch.inference_mode(), decoding(model, 2, dtype) as decoder:
+    with torch.inference_mode(), decoding(sharing(model), 2, dtype) as decoder:
         decoder.admit([_Waiting((5, 6, 7), False), _Waiting((5, 6, 7), True)])
         return decoder.step([8, 9])
 
@@ -234,7 +252,7 @@ def test_bfloat16_is_refused_where_it_makes_nothing_faster(monkeypatch):
 @torch.no_grad()
 def test_a_bfloat16_model_decodes_fast_too_and_says_the_log_probs_of_its_own_forward(name: str) -> None:
     model = FAST[name]().bfloat16()
-    with decoding(model, 4) as decoder:
+    with decoding(sharing(model), 4) as decoder:
         assert isinstance(decoder, Siblings)
     sampler = LocalSampler(model, RENDERER, policy_version="v", rows=4)
     largest = 0.0
