@@ -1,4 +1,4 @@
-"""One of several processes in test_processes.py: `accord` with a fault planted, or a list of jobs."""
+"""One of several processes in test_processes.py: `accord`, a fault planted or not, or a list of jobs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 import accord
 from accord.cli import main
 from accord.errors import DataError
 from accord.rollout.local import LocalSampler
+from accord.stages import common
 from accord.training.distributed import group, spread, world
 from accord.training.engine import Engine
 
@@ -40,14 +42,20 @@ def after(steps: int, fault: BaseException | None) -> None:
 
 
 def jobs(path: str) -> None:
-    sampled = []
-    sample = LocalSampler.sample
+    sampled: list[int] = []
+    kept: list[tuple[int, int]] = []  # numbers of the split weights: this process's part, and all
+    sample, shard = LocalSampler.sample, common.shard
+
+    def weighed(model: Any, device: torch.device) -> None:
+        shard(model, device)
+        parts = [p for p in model.parameters() if isinstance(p, DTensor)]
+        kept.append((sum(p.to_local().numel() for p in parts), sum(p.numel() for p in parts)))
 
     def counted(self: LocalSampler, prompts: Any, *rest: Any, **named: Any) -> Any:
         sampled.append(len(prompts))
         return sample(self, prompts, *rest, **named)
 
-    LocalSampler.sample = counted  # type: ignore[method-assign]
+    LocalSampler.sample, common.shard = counted, weighed  # type: ignore[method-assign]
     with group(), open(path) as file:
         assert spread(range(5), lambda own: [i * i for i in own]) == [0, 1, 4, 9, 16]
         for job in json.load(file):
@@ -58,8 +66,9 @@ def jobs(path: str) -> None:
                 getattr(accord, job.pop("stage"))(quiet=True, **job)
             except StopHereError:
                 after.undo()  # type: ignore[attr-defined]
-        with open(f"{path}.sampled-{world()[0]}", "w") as told:
-            json.dump(sampled, told)
+        for name, numbers in (("sampled", sampled), ("kept", kept)):
+            with open(f"{path}.{name}-{world()[0]}", "w") as told:
+                json.dump(numbers, told)
     sys.stdout.flush()
     os._exit(0)  # as `accord` leaves where it is one of several processes
 
@@ -70,6 +79,6 @@ if __name__ == "__main__":
     if kind == "jobs":
         jobs(*rest)
     else:
-        if os.environ["RANK"] == "1":
+        if os.environ["RANK"] == "1" and kind != "main":
             after(1, DataError("the planted fault") if kind == "fail" else None)
         main(rest)

@@ -42,6 +42,19 @@ CASES = {
     "online-dpo-float32": {"stage": "online_dpo", "dtype": "float32"},
     "pretrain-float64": {"stage": "pretrain", "dtype": "float64"},
 }
+# Layers split over the processes (FSDP2); `tokens` as above.
+LORA = {"lora": {"r": 2}, "dtype": "float64"}
+SPLIT = {
+    "split-sft": {"stage": "sft", **LORA},
+    "split-sft-odd": {"stage": "sft", **LORA, "tokens": 96},
+    "split-sft-idle": {"stage": "sft", **LORA, "tokens": 4096},
+    "split-sft-upper": {"stage": "sft", **LORA, "lora": {"r": 2, "layers": 0.5}},
+    "split-dpo": {"stage": "dpo", **LORA},
+    "split-kto": {"stage": "kto", **LORA},
+    "split-reward": {"stage": "reward", **LORA, "depth": 0.5},
+    "split-float32": {"stage": "dpo", "lora": {"r": 2}, "dtype": "float32"},
+}
+SPLITTING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch` says it
 HALF_WAY = {"sft-float64": 2, "grpo-float32": 8}  # optimiser steps until the checkpoint at step 2
 OWN = {
     "sft": {"data": "demonstrations.jsonl", "epochs": 0.75, "batch_size": 6, "lora": None},
@@ -80,7 +93,7 @@ def alone(settings: dict[str, Any]) -> None:
     getattr(accord, rest.pop("stage"))(quiet=True, **rest)
 
 
-def in_two(*arguments: str) -> list[tuple[int, str]]:
+def in_two(*arguments: str, **environment: str) -> list[tuple[int, str]]:
     """Run the worker in two processes, without torchrun in between: exit status and stderr of both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,7 +102,7 @@ def in_two(*arguments: str) -> list[tuple[int, str]]:
     both = [
         subprocess.Popen(
             [sys.executable, WORKER, *arguments],
-            env={**os.environ, **address, "RANK": str(rank)},
+            env={**os.environ, **environment, **address, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -137,6 +150,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = in_two("jobs", str(folder / "jobs.json"))
     assert [status for status, _ in done] == [0, 0], done
     return folder
+
+
+@pytest.fixture(scope="module")
+def split_world(world: Path) -> Path:
+    """The cases of `SPLIT`, done by one process and by two that split the layers; one is left half-way."""
+    for name, case in SPLIT.items():
+        alone(job(world, name, **case))
+    work = [job(world, f"{name}-2", **case) for name, case in SPLIT.items()]
+    work.append(job(world, "split-then-one", **SPLIT["split-dpo"]) | {"stop_after": 2})
+    (world / "split.json").write_text(json.dumps(work))
+    done = in_two("jobs", str(world / "split.json"), **SPLITTING)
+    assert [status for status, _ in done] == [0, 0], done
+    return world
 
 
 def stop_alone(settings: dict[str, Any], steps: int) -> None:
@@ -190,6 +216,42 @@ def test_two_processes_learn_what_one_learns(world: Path, name: str) -> None:
     assert_same_run(world / name, world / f"{name}-2", TOLERANCE[str(CASES[name]["dtype"])])
 
 
+@pytest.mark.parametrize("name", SPLIT)
+def test_processes_that_split_the_layers_learn_what_one_learns(split_world: Path, name: str) -> None:
+    trained, start = weights(split_world / name), weights_of_start(split_world)
+    moved = [float((trained[k] - v).abs().max()) for k, v in start.items() if k in trained]
+    assert max(moved, default=1.0) > 1e-4  # a reward model keeps an adapter, which began at 0
+    assert_same_run(split_world / name, split_world / f"{name}-2", TOLERANCE[str(SPLIT[name]["dtype"])])
+
+
+def test_each_process_keeps_half_of_every_layer(split_world: Path) -> None:
+    told = [json.loads((split_world / f"split.json.kept-{rank}").read_text()) for rank in range(2)]
+    assert len(told[0]) == len(told[1]) == len(SPLIT) + 1
+    for (own, all_of_it), (other, same) in zip(*told, strict=True):
+        assert own + other == all_of_it == same and own == other > 0
+
+
+def test_one_process_goes_on_with_what_split_ones_began(split_world: Path) -> None:
+    begun = split_world / "split-then-one"
+    assert checkpoint.steps(begun / "checkpoints") == [2] and not (begun / "model").exists()
+    alone(job(split_world, begun.name, **SPLIT["split-dpo"]))
+    assert_same_run(split_world / "split-dpo", begun, 1e-12)
+
+
+def test_what_cannot_be_split_says_so(world: Path, tmp_path: Path) -> None:
+    whole = [*command(world, tmp_path / "out"), "--lora", "null"]
+    online = ["grpo", "--model", str(world / "model"), "--prompts", str(world / "prompts.jsonl")]
+    rewarded = ["--reward_model", str(world / "rm" / "model"), "--out", str(tmp_path / "online")]
+    for arguments, message in (
+        (whole, "without lora all of them learn"),
+        ([*online, *rewarded], "grpo samples from the policy while it learns"),
+    ):
+        done = in_two("main", *arguments, **SPLITTING)
+        assert [status for status, _ in done] == [2, 2]
+        said = [line for _, stderr in done for line in accord_says(stderr)]
+        assert said and all(message in line for line in said), done  # two, where both failed at once
+
+
 def test_ktos_baseline_was_not_zero(world: Path) -> None:
     """Else it would not matter over which answers it is taken: processes share the rows, not this mean."""
     assert logged(world / "kto-float64")[-1]["kl"] > 1e-3
@@ -216,19 +278,22 @@ def test_each_process_samples_its_share(world: Path) -> None:
     assert all((own, other) == (2, 1) for own, other in zip(*shares, strict=True))
 
 
-def test_accelerate_starts_them_too(world: Path) -> None:
-    """With the configuration that is shipped, also where there is no GPU."""
-    (world / "accelerated.json").write_text(json.dumps([job(world, "accelerated", **CASES["sft-float64"])]))
+@pytest.mark.parametrize("name, shipped", [("sft-float64", "processes"), ("split-sft", "fsdp2")])
+def test_accelerate_starts_them_too(split_world: Path, name: str, shipped: str) -> None:
+    """With the configurations that are shipped, also where there is no GPU."""
+    world, out = split_world, f"accelerated-{shipped}"
+    (world / f"{out}.json").write_text(json.dumps([job(world, out, **(CASES | SPLIT)[name])]))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    config = Path(__file__).parents[2] / "configs" / "processes.yaml"
+    config = Path(__file__).parents[2] / "configs" / f"{shipped}.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    call = [*launch, "--main_process_port", port, WORKER, "jobs", str(world / "accelerated.json")]
+    call = [*launch, "--main_process_port", port, WORKER, "jobs", str(world / f"{out}.json")]
     done = subprocess.run(call, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert (world / "accelerated.json.sampled-1").exists()  # there was a second process
-    assert_same_run(world / "sft-float64", world / "accelerated", 1e-12)
+    kept = json.loads((world / f"{out}.json.kept-1").read_text())  # there was a second process
+    assert len(kept) == (shipped == "fsdp2")
+    assert_same_run(world / name, world / out, 1e-12)
 
 
 def command(world: Path, out: Path) -> list[str]:
@@ -249,8 +314,9 @@ def test_a_failing_process_ends_the_others_with_one_message(world: Path, tmp_pat
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_a_killed_process_ends_the_others(world: Path, tmp_path: Path) -> None:
-    (first, said), (second, silent) = in_two("kill", *command(world, tmp_path / "out"))
+@pytest.mark.parametrize("environment", [{}, SPLITTING], ids=["whole", "split"])
+def test_a_killed_process_ends_the_others(world: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    (first, said), (second, silent) = in_two("kill", *command(world, tmp_path / "out"), **environment)
     assert (first, second) == (2, -signal.SIGKILL)
     assert ["ended without a word" in line for line in accord_says(said)] == [True]
     assert accord_says(silent) == []

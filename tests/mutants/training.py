@@ -20,6 +20,8 @@ LAYER_TESTS = "tests/unit/models/test_forward.py -k some_layers"
 DATABASE = "ledger/database.py"
 RETRY_TESTS = "tests/unit/ledger/test_database.py -k locked"
 HELP_TESTS = "tests/unit/test_config.py -k white_space"
+SHARDED = "models/sharded.py"
+SPLIT_TESTS = "tests/invariance/test_processes.py -k split"
 
 MUTANTS = [
     Mutant(
@@ -151,4 +153,28 @@ MUTANTS = [
         "help: white space as it is",
     ),
     Mutant("config/reading.py", "and not value.strip() else", "else", HELP_TESTS, "help: all text in quotes"),
+    # layers split over processes
+    Mutant(SHARDED, "in layers_of(model):", "in layers_of(model)[:0]:", SPLIT_TESTS, "split: nothing is"),
+    Mutant(SHARDED, "tensor.full_tensor()", "tensor.to_local()", SPLIT_TESTS, "split: a part for the whole"),
+    Mutant(
+        "training/engine.py",
+        "for batch in spare(batches):",
+        "for batch in share(batches)[:1] * bool(spare(batches)):",
+        SPLIT_TESTS,
+        "split: an idle process computes nothing",
+    ),
+    Mutant(
+        "training/distributed.py",
+        'or "by peer" in str(error)',
+        "or False",
+        SPLIT_TESTS,
+        "split: a killed process is a stack of frames",
+    ),
+    Mutant(
+        "models/adapters.py",
+        "_sum(layers[prefix], name, whole(tensor))",
+        "whole(tensor)",
+        "tests/unit/models/test_adapters.py",
+        "saved without the adapter",
+    ),
 ]

@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from accord.config import Lora
-from accord.errors import ModelError
+from accord.errors import ConfigError, ModelError
 from accord.models.device import on_cpu
 from accord.models.lora import fuse
 from accord.models.products import quicken
 from accord.models.quiet import quietly
 from accord.models.remade import remake
+from accord.models.sharded import is_sharded, whole
 
 
 class Trunk:
@@ -49,6 +50,11 @@ class Trunk:
 
         `depth`: the model will be read after so many layers; those above get no adapter.
         """
+        if lora is None and is_sharded(self._model):
+            raise ConfigError(
+                "FSDP splits weights that stay as they are, and without lora all of them learn: train an "
+                "adapter (lora), or start the processes with configs/processes.yaml, each with a whole model"
+            )
         if lora is None:
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
@@ -100,6 +106,26 @@ class Trunk:
         with self.use(name) as model:
             return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
+    def save(self, name: str, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write `name` as a plain Hugging Face folder; `weights` are those of the method."""
+        self._full.get(name, self._model).save_pretrained(folder, state_dict=dict(weights))
+
+    @torch.no_grad()
+    def weights(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """The weights of a plain model that is trunk and adapter in one, by name.
+
+        A sharded trunk's are put together one by one: all processes must ask for all of them.
+        """
+        self._check(name)
+        model = self._full.get(name, self._model)
+        layers = {prefix: m for prefix, m in model.named_modules() if isinstance(m, LoraLayer)}
+        for key, tensor in model.state_dict().items():
+            prefix, inside, rest = key.partition(".base_layer.")
+            if inside and rest == "weight":
+                yield f"{prefix}.weight", _sum(layers[prefix], name, whole(tensor))
+            elif ".lora_" not in key:
+                yield prefix + ("." + rest if inside else ""), whole(tensor)
+
     def save_adapter(self, name: str, folder: Path) -> None:
         """Write `name` as a peft folder."""
         if self._peft is None or name in self._full:
@@ -137,10 +163,16 @@ def _added_up(layer: Any, name: str | None) -> nn.Module:
     plain: nn.Module = layer.get_base_layer()
     if name not in layer.lora_A:
         return plain
-    total = (plain.weight + layer.get_delta_weight(name)).to(plain.weight.dtype)  # type: ignore[operator]
+    total = nn.Parameter(_sum(layer, name, plain.weight), requires_grad=False)  # type: ignore[arg-type]
     plain = copy.copy(plain)
-    plain._parameters = {**plain._parameters, "weight": nn.Parameter(total, requires_grad=False)}
+    plain._parameters = {**plain._parameters, "weight": total}
     return plain
+
+
+def _sum(layer: Any, name: str, weight: Tensor) -> Tensor:
+    if name not in layer.lora_A:
+        return weight
+    return (weight + layer.get_delta_weight(name)).to(weight.dtype)
 
 
 @contextmanager

@@ -89,24 +89,39 @@ def layer_count(model: PreTrainedModel) -> int:
     return int(_text_config(model).num_hidden_layers)
 
 
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The backbone's layers. Raises ModelError where they are not in one list."""
+    lists = _layer_lists(_backbone(model))
+    if len(lists) != 1:
+        raise ModelError(f"the layers of {type(model).__name__} are in {len(lists)} lists, not in one")
+    return next(iter(lists.values()))
+
+
 def _first_layers(backbone: nn.Module, layers: int | None) -> nn.Module:
     """The backbone, ending after `layers` of its layers: what is above is not even computed.
 
     The same modules in another shell, so that other threads may run the whole backbone meanwhile.
     """
-    lists = {n: m for n, m in backbone.named_children() if isinstance(m, nn.ModuleList)}
+    lists = _layer_lists(backbone)
     total = max(map(len, lists.values()), default=0)
     if layers is None or layers == total:
         return backbone
-    names = [n for n, m in lists.items() if len(m) == total]
-    if not 0 < layers <= total or len(names) != 1:
+    if not 0 < layers <= total or len(lists) != 1:
         raise ModelError(
             f"{type(backbone).__name__} cannot be read after {layers} layers: found {total} layers in "
-            f"{len(names)} lists; set depth to 1"
+            f"{len(lists)} lists; set depth to 1"
         )
+    ((name, every),) = lists.items()
     shell = copy.copy(backbone)
-    shell._modules = {**backbone._modules, names[0]: lists[names[0]][:layers]}
+    shell._modules = {**backbone._modules, name: every[:layers]}
     return shell
+
+
+def _layer_lists(backbone: nn.Module) -> dict[str, nn.ModuleList]:
+    """The lists that the backbone's layers are in, by name: the longest, one if all is well."""
+    lists = {n: m for n, m in backbone.named_children() if isinstance(m, nn.ModuleList)}
+    total = max(map(len, lists.values()), default=0)
+    return {n: m for n, m in lists.items() if len(m) == total}
 
 
 def token_logps(

@@ -53,13 +53,14 @@ class LoadedModel:
     source: str
 
 
-def load_model(name: str, *, dtype: str = "auto") -> LoadedModel:
+def load_model(name: str, *, dtype: str = "auto", device: torch.device | None = None) -> LoadedModel:
     """Load `name`: "smollm2-135m-instruct" (or "embedded"), a folder, or a Hugging Face hub id.
 
     A folder with adapter_config.json is a peft adapter: its base is loaded first and the adapter merged in.
     dtype is "float32", "bfloat16", "float64" or "auto": bfloat16 on a GPU that has it, else float32 (few CPUs
-    have bfloat16 instructions, and without them it is many times slower). The model goes to the device of
-    new tensors (see `device.on_device`). Raises ModelError with advice for anything that cannot be loaded.
+    have bfloat16 instructions, and without them it is many times slower). The model goes to `device`,
+    or to that of new tensors (see `device.on_device`). Raises ModelError with advice for anything that cannot
+    be loaded.
     """
     wanted = _torch_dtype(dtype)
     folder, source = _locate(name)
@@ -68,7 +69,7 @@ def load_model(name: str, *, dtype: str = "auto") -> LoadedModel:
         model, tokenizer = _load_folder(folder, wanted, seen=())
     model.name_or_path = source
     shown_name = embedded.NAME if name in EMBEDDED_NAMES else name
-    ready = cast(Any, _ready(model)).to(here())
+    ready = cast(Any, _ready(model)).to(device or here())
     return LoadedModel(ready, tokenizer, shown_name, source)
 
 

@@ -18,18 +18,21 @@ import torch
 from pydantic import BaseModel
 from rich.console import Console
 from safetensors import SafetensorError
+from torch import Tensor
 
 from accord.config import Lora
 from accord.data.datasets import Loaded
 from accord.data.render import Encoded, Renderer
 from accord.errors import DataError, ModelError
 from accord.models.adapters import Trunk
+from accord.models.device import here, on_cpu
 from accord.models.forward import check_logits, supports_block_mask
 from accord.models.load import LoadedModel, load_model
 from accord.models.quiet import quietly
+from accord.models.sharded import shard
 from accord.records import content_hash
 from accord.training.checkpoint import write_atomically
-from accord.training.distributed import leads, wait
+from accord.training.distributed import leads, splits, wait
 
 T = TypeVar("T")
 SHOWN = 20  # bad rows that are listed before the rest is only counted
@@ -51,7 +54,9 @@ class Bench:
 
 def open_bench(model: str, dtype: str) -> Bench:
     gc.collect()  # the last stage's model may still wait in a reference cycle
-    loaded = load_model(model, dtype=dtype)
+    loaded = load_model(model, dtype=dtype, device=on_cpu() if splits() else None)
+    if splits():  # only its own part goes to a process's GPU
+        shard(loaded.model, here())
     check_logits(loaded.model)
     return Bench(loaded, Trunk(loaded.model), Renderer(loaded.tokenizer), supports_block_mask(loaded.model))
 
@@ -132,13 +137,18 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     `record` becomes accord.json there: what the model was made from. The folder appears at once or not
     at all. Of several processes the first writes.
     """
+    weights: dict[str, Tensor] = {}
+    if how == "merged":  # a sharded trunk's parts come from all processes
+        for key, tensor in bench.trunk.weights(name):
+            if leads():
+                weights[key] = tensor.cpu()
     if not leads():
         return wait()
     with new_folder(out) as folder, quietly():
         if how == "adapter":
             bench.trunk.save_adapter(name, folder)
         else:
-            bench.trunk.merged(name).save_pretrained(folder)
+            bench.trunk.save(name, folder, weights)
         bench.loaded.tokenizer.save_pretrained(folder)
         (folder / "accord.json").write_text(json.dumps(record, indent=1))
 

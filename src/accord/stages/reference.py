@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from accord.data.batches import GroupBatch, in_batches
 from accord.data.render import Encoded
 from accord.errors import CheckpointError, ModelError
 from accord.models.forward import hidden_states, token_logps
+from accord.models.sharded import whole
 from accord.records import content_hash
 from accord.stages.common import Bench, data_hash, open_bench
 from accord.training.lanes import each, lanes
@@ -67,11 +69,12 @@ def start_tolerance(bench: Bench) -> float:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of a model's weights, by name."""
+    """SHA-256 of a model's weights, by name; the same whether they are sharded or not."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        values: Any = whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(values)
     return digest.hexdigest()
 
 

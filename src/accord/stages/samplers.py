@@ -19,7 +19,7 @@ from accord.rollout.local import LocalSampler
 from accord.rollout.sampler import Sampler
 from accord.rollout.vllm import Colocated, Served, Server, VllmSampler, import_vllm
 from accord.stages.common import Bench
-from accord.training.distributed import leads, spread, wait, world
+from accord.training.distributed import leads, splits, spread, wait, world
 
 
 class PolicySampler(Sampler, Protocol):
@@ -30,6 +30,11 @@ class PolicySampler(Sampler, Protocol):
 
 def open_sampler(config: OnlineConfig, bench: Bench) -> PolicySampler:
     """The policy's sampler; call it before the trunk has adapters. Raises ConfigError and ModelError."""
+    if splits():
+        raise ConfigError(
+            f"{config.method} samples from the policy while it learns, and a model that FSDP splits is not "
+            "sampled from; start the processes with configs/processes.yaml, each with the whole model"
+        )
     if config.sampler == "local":
         dtype = None if config.sampler_precision == "exact" else torch.bfloat16
         model, rows = bench.loaded.model, config.rows

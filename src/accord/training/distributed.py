@@ -19,7 +19,12 @@ from accord.errors import AccordError, ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
-SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # as accelerate names them
+LOST = (
+    "a process of this run ended without a word (killed, or out of memory?); "
+    "start the same command again to go on from the last checkpoint"
+)
+OTHERS = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # ways to split a model, as accelerate names them
+FSDP_EXTRAS = ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING")
 
 
 class PeerLostError(AccordError):
@@ -35,6 +40,15 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def splits() -> bool:
+    """Whether the launcher asked that layers be split over the processes (FSDP2; see `models.sharded`)."""
+    return world()[1] > 1 and _said("ACCELERATE_USE_FSDP")
+
+
+def _said(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")
 
 
 def leads() -> bool:
@@ -63,24 +77,27 @@ def group() -> Iterator[None]:
     except Exception as error:
         if not _first_to_fail(store):
             raise PeerFailedError("another process failed first; its message says why") from error
+        if isinstance(error, dist.DistBackendError) or "by peer" in str(error):  # while layers were gathered
+            raise PeerLostError(LOST) from error
         raise
     finally:
         dist.destroy_process_group()
 
 
 def _refuse_sharding() -> None:
-    """`accelerate launch` only says so in the environment: all would run, and nothing would be split."""
-    asked = [
-        what for what in SHARDING if os.environ.get(f"ACCELERATE_USE_{what}", "").lower() in ("1", "true")
-    ]
+    """`accelerate launch` only says so in the environment: all would run, and nothing be done about it."""
+    asked = [what for what in OTHERS if _said(f"ACCELERATE_USE_{what}")]
+    if _said("ACCELERATE_USE_FSDP"):
+        asked += ["FSDP version 1"] if os.environ.get("FSDP_VERSION", "1") != "2" else []
+        asked += [name for name in FSDP_EXTRAS if _said(name)]
     if not asked:
         return
     if os.environ.get("RANK", "0") != "0":
         raise PeerFailedError("the first process says why")
     raise ConfigError(
-        f"{asked[0]} is asked for, and Accord does not split a model over processes: each holds the whole "
-        "of it. Start them with torchrun, or with accelerate and configs/processes.yaml; if the model does "
-        "not fit, train an adapter (lora) or a smaller one"
+        f"{asked[0]} is asked for, and Accord does not do that. Where the model fits into one process, start "
+        "them with torchrun, or with accelerate and configs/processes.yaml; where it does not, with "
+        "configs/fsdp2.yaml, which splits the layers of a model that learns an adapter (lora)"
     )
 
 
@@ -95,6 +112,12 @@ def share(items: Sequence[T]) -> Sequence[T]:
     """This process's part: every n-th item, so that neighbours in size go to different processes."""
     rank, size = world()
     return items[rank::size]
+
+
+def spare(items: Sequence[T]) -> Sequence[T]:
+    """What a process computes for nothing where layers are split, so that all run them equally often."""
+    size = world()[1]
+    return items[:1] if splits() and len(share(items)) < -(-len(items) // size) else items[:0]
 
 
 def spread(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
@@ -153,7 +176,4 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLostError(
-            "a process of this run ended without a word (killed, or out of memory?); "
-            "start the same command again to go on from the last checkpoint"
-        ) from error
+        raise PeerLostError(LOST) from error

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from accord.config import Optim
 from accord.errors import NumericsError
 from accord.records import Terms
-from accord.training.distributed import add_gradients, gather, share
+from accord.training.distributed import add_gradients, gather, share, spare
 from accord.training.lanes import in_lanes
 
 Batch = TypeVar("Batch")
@@ -88,6 +88,8 @@ class Engine:
             _accumulate(parameters, gradients)
             for name, pair in found.items():
                 _add(sums[name], *pair)
+        for batch in spare(batches):  # for the others' sake: they wait for this process's part of each layer
+            _sums(loss, parameters, [batch])
         means = reduce_metrics(sums, loss_count=count)
         means["grad_norm"] = self._apply(max(count, 1e-12), progress)
         if progress > 1 - self.optim.average_share:

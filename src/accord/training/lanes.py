@@ -14,14 +14,19 @@ from typing import TypeVar
 
 import torch
 
+from accord.training.distributed import splits
+
 T = TypeVar("T")
 R = TypeVar("R")
 MOST = 2  # measured up to here; every lane holds a micro-batch and its gradients
 
 
 def lanes() -> int:
-    """How many micro-batches are computed at once. One on a GPU, or where this thread may use one core."""
-    return min(MOST, torch.get_num_threads()) if torch.get_default_device().type == "cpu" else 1
+    """How many micro-batches are computed at once. One on a GPU, where this thread may use one core, or where
+    the layers are gathered from other processes."""
+    if torch.get_default_device().type != "cpu" or splits():
+        return 1
+    return min(MOST, torch.get_num_threads())
 
 
 def in_lanes(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> list[R]:

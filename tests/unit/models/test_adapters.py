@@ -95,6 +95,21 @@ def test_a_merged_model_equals_the_adapter_and_the_trunk_stays(
     assert all(torch.equal(v, weights[k]) for k, v in bare.items())
 
 
+@pytest.mark.parametrize("lora", [Lora(r=4, layers=0.5), None], ids=["adapter", "full"])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_the_weights_that_are_saved_are_those_of_the_merged_model(
+    make: Callable[[], Any], lora: Lora | None, tmp_path: Path
+) -> None:
+    trunk = Trunk(make())
+    trunk.add("policy", lora, seed=0)
+    disturb(trunk, "policy")
+    merged = trunk.merged("policy")
+    trunk.save("policy", tmp_path, dict(trunk.weights("policy")))
+    expected, found = merged.state_dict(), type(merged).from_pretrained(tmp_path).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(v, found[k]) for k, v in expected.items())
+
+
 def test_a_merged_model_shares_what_the_adapter_leaves_and_goes_when_it_is_no_longer_used() -> None:
     trunk = Trunk(tiny_llama(layers=4))
     trunk.add("policy", Lora(r=4, layers=0.5), seed=0)

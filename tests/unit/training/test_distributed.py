@@ -17,18 +17,40 @@ CONFIGS = Path(accord.__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_accelerate_reads_the_shipped_configurations(path: Path) -> None:
     config = load_config_from_file(str(path))
-    assert (config.distributed_type, config.use_cpu, config.num_machines) == ("MULTI_GPU", False, 1)
-    assert config.num_processes == 2 and not config.fsdp_config and not config.deepspeed_config
+    kind = {"processes": "MULTI_GPU", "fsdp2": "FSDP"}[path.stem]
+    assert (config.distributed_type, config.use_cpu, config.num_machines) == (kind, False, 1)
+    assert config.num_processes == 2 and not config.deepspeed_config
+    assert config.fsdp_config.get("fsdp_version") == (2 if kind == "FSDP" else None)
 
 
-@pytest.mark.parametrize("what", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_a_launcher_that_would_split_the_model_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{what}", "true")
-    with pytest.raises(ConfigError, match=f"^{what} is asked for.*configs/processes.yaml"), group():
+FSDP = {"ACCELERATE_USE_FSDP": "true"}
+
+
+@pytest.mark.parametrize(
+    "environment, what",
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "MEGATRON_LM"),
+        (FSDP, "FSDP version 1"),
+        ({**FSDP, "FSDP_VERSION": "1"}, "FSDP version 1"),
+        ({**FSDP, "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS"),
+        (
+            {**FSDP, "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "FSDP_ACTIVATION_CHECKPOINTING",
+        ),
+    ],
+)
+def test_what_a_launcher_promises_and_nobody_does_is_refused(
+    environment: dict[str, str], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{what} is asked for.*configs/fsdp2.yaml"), group():
         pytest.fail("the block was entered")
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(PeerFailedError), group():  # one message is enough
         pytest.fail("the block was entered")
-    monkeypatch.setenv(f"ACCELERATE_USE_{what}", "false")
+    for variable in environment:
+        monkeypatch.setenv(variable, "2" if variable == "FSDP_VERSION" else "false")
     with group():
         assert spread([3, 4], lambda items: [2 * item for item in items]) == [6, 8]
