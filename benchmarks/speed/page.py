@@ -89,11 +89,12 @@ def _table(results: Mapping[str, Any], variant: str) -> str:
         *([] if variant else picture),
         _titled("One step", variant),
         *_conditions(works),
-        "Medians, in brackets the fastest and the slowest step. The last columns say how much of the",
-        "machine's limit each side reaches, and the peak of matrix products, measured right before it.\n",
-        f"| work | Accord, s | TRL, s | times as fast{'' if variant else ' (aim)'} | Accord, GB | TRL, GB "
-        "| share | ours | its | GFLOP/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "Medians, in brackets the fastest and the slowest step. *At most* is how many times as fast as TRL a",
+        "step at the machine's limit would be. The last columns say how much of that limit each side",
+        "reaches, and the peak of matrix products, measured right before it.\n",
+        f"| work | Accord, s | TRL, s | times as fast{'' if variant else ' (aim)'} | at most "
+        "| Accord, GB | TRL, GB | share | ours | its | GFLOP/s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, results[name], (None, None) if variant else TARGETS[name]) for name in names),
         *_reasons((name, results[name]) for name in names),
     ]
@@ -126,6 +127,7 @@ def _row(name: str, r: Mapping[str, Any], aims: tuple[float | None, float | None
         _seconds(r, "ours"),
         _seconds(r, "peer"),
         _bold(r.get("speed_ratio"), ".1f") + (f" (≥ {speed:g})" if speed else ""),
+        _number(_at_most(r), ".1f"),
         _number(r.get("ours_gb"), ".1f"),
         _number(r.get("peer_gb"), ".1f"),
         _bold(r.get("memory_ratio"), ".2f") + (f" (≤ {memory:.2f})" if memory else ""),
@@ -134,6 +136,11 @@ def _row(name: str, r: Mapping[str, Any], aims: tuple[float | None, float | None
         _number(r.get("gflops"), ".0f"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _at_most(r: Mapping[str, Any]) -> float | None:
+    limit, peer = r.get("limit_seconds"), r.get("peer_seconds")
+    return peer / limit if limit and peer else None
 
 
 def _seconds(r: Mapping[str, Any], side: str) -> str:

@@ -172,7 +172,7 @@ def _added_up(layer: Any, name: str | None) -> nn.Module:
 def _sum(layer: Any, name: str, weight: Tensor) -> Tensor:
     if name not in layer.lora_A:
         return weight
-    return (weight + layer.get_delta_weight(name)).to(weight.dtype)
+    return (weight + layer.get_delta_weight(name).to(weight.device)).to(weight.dtype)
 
 
 @contextmanager

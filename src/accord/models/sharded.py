@@ -37,6 +37,6 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, from all processes' parts where it is split: then all must ask for it."""
-    full: Any = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The tensor itself; where it is split, all of it on the CPU, for which all processes must ask."""
+    full: Any = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
     return full

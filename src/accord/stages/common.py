@@ -141,7 +141,7 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     if how == "merged":  # a sharded trunk's parts come from all processes
         for key, tensor in bench.trunk.weights(name):
             if leads():
-                weights[key] = tensor.cpu()
+                weights[key] = tensor
     if not leads():
         return wait()
     with new_folder(out) as folder, quietly():

@@ -62,9 +62,9 @@ def group() -> Iterator[None]:
 
     Nothing happens in a single process, or within another group. An error in one process reaches the others
     as a PeerFailedError, so that one message is shown; which is the first is settled by a shared counter.
-    Raises ConfigError where the launcher promised to split the model up.
+    Raises ConfigError where the launcher promised what is not done here.
     """
-    _refuse_sharding()
+    _refuse_promises()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -84,7 +84,7 @@ def group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _refuse_sharding() -> None:
+def _refuse_promises() -> None:
     """`accelerate launch` only says so in the environment: all would run, and nothing be done about it."""
     asked = [what for what in OTHERS if _said(f"ACCELERATE_USE_{what}")]
     if _said("ACCELERATE_USE_FSDP"):
