@@ -174,7 +174,7 @@ MUTANTS = [
     ),
     Mutant(MEMORY, "        trim(0)", "        pass", MEMORY_TESTS, "nothing is given back"),
     # merging
-    Mutant(ADAPTERS, "plain.weight + layer", "plain.weight - layer", ADAPTER_TESTS, "merged: sign"),
+    Mutant(ADAPTERS, "(weight + layer", "(weight - layer", ADAPTER_TESTS, "merged: sign"),
     Mutant(ADAPTERS, "plain = copy.copy(plain)\n", "pass\n", ADAPTER_TESTS, "merged into the trunk"),
     Mutant(
         ADAPTERS,
