@@ -178,15 +178,15 @@ MUTANTS = [
     Mutant(ADAPTERS, "plain = copy.copy(plain)\n", "pass\n", ADAPTER_TESTS, "merged into the trunk"),
     Mutant(
         ADAPTERS,
-        "{**{id(tensor): tensor for tensor in tensors}, **instead}",
+        "{**{id(tensor): tensor for tensor in tensors}, **(instead or {})}",
         "{id(tensor): tensor for tensor in tensors}",
         ADAPTER_TESTS,
         "merged: nothing is added",
     ),
     Mutant(
         ADAPTERS,
-        "{**{id(tensor): tensor for tensor in tensors}, **instead}",
-        "{**instead}",
+        "{**{id(tensor): tensor for tensor in tensors}, **(instead or {})}",
+        "{**(instead or {})}",
         ADAPTER_TESTS,
         "merged: nothing is shared",
     ),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,12 +49,12 @@ class Trunk:
 
         `depth`: the model will be read after so many layers; those above get no adapter.
         """
-        if lora is None and is_sharded(self._model):
-            raise ConfigError(
-                "FSDP splits weights that stay as they are, and without lora all of them learn: train an "
-                "adapter (lora), or start the processes with configs/processes.yaml, each with a whole model"
-            )
         if lora is None:
+            if is_sharded(self._model):
+                raise ConfigError(
+                    "FSDP splits weights that stay as they are, and without lora all of them learn: train an "
+                    "adapter (lora), or start the processes with configs/processes.yaml"
+                )
             self._full[name] = copy.deepcopy(self._model).requires_grad_(True)
             return
         config = _lora_config(self._model, lora, self._linear, depth)
@@ -150,26 +149,25 @@ class Trunk:
         return sharing(self._model, {id(layer): _added_up(layer, name) for layer in layers})
 
 
-def sharing(
-    model: PreTrainedModel, instead: Mapping[int, nn.Module] = MappingProxyType({})
-) -> PreTrainedModel:
+def sharing(model: PreTrainedModel, instead: Mapping[int, nn.Module] | None = None) -> PreTrainedModel:
     """A model with modules of its own and all tensors in common; `instead` has other modules, by id."""
     tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {**{id(tensor): tensor for tensor in tensors}, **instead})
+    return copy.deepcopy(model, {**{id(tensor): tensor for tensor in tensors}, **(instead or {})})
 
 
 def _added_up(layer: Any, name: str | None) -> nn.Module:
     """The layer without adapters, and what `name` adds to its weight added."""
     plain: nn.Module = layer.get_base_layer()
-    if name not in layer.lora_A:
+    total = _sum(layer, name, plain.weight)  # type: ignore[arg-type]
+    if total is plain.weight:
         return plain
-    total = nn.Parameter(_sum(layer, name, plain.weight), requires_grad=False)  # type: ignore[arg-type]
     plain = copy.copy(plain)
-    plain._parameters = {**plain._parameters, "weight": total}
+    plain._parameters = {**plain._parameters, "weight": nn.Parameter(total, requires_grad=False)}
     return plain
 
 
-def _sum(layer: Any, name: str, weight: Tensor) -> Tensor:
+def _sum(layer: Any, name: str | None, weight: Tensor) -> Tensor:
+    """The base's `weight` and what `name` adds to it."""
     if name not in layer.lora_A:
         return weight
     return (weight + layer.get_delta_weight(name).to(weight.device)).to(weight.dtype)

@@ -18,7 +18,6 @@ import torch
 from pydantic import BaseModel
 from rich.console import Console
 from safetensors import SafetensorError
-from torch import Tensor
 
 from accord.config import Lora
 from accord.data.datasets import Loaded
@@ -137,11 +136,8 @@ def save_policy(bench: Bench, name: str, out: Path, *, how: str, record: dict[st
     `record` becomes accord.json there: what the model was made from. The folder appears at once or not
     at all. Of several processes the first writes.
     """
-    weights: dict[str, Tensor] = {}
-    if how == "merged":  # a sharded trunk's parts come from all processes
-        for key, tensor in bench.trunk.weights(name):
-            if leads():
-                weights[key] = tensor
+    parts = bench.trunk.weights(name) if how == "merged" else ()
+    weights = {key: tensor for key, tensor in parts if leads()}  # all processes put them together
     if not leads():
         return wait()
     with new_folder(out) as folder, quietly():

@@ -14,12 +14,13 @@ from accord.models.adapters import Trunk
 from accord.models.device import here
 from accord.models.memory import give_back
 from accord.models.quiet import quietly
+from accord.models.sharded import is_sharded
 from accord.records import Group, Prompt, Sampling
 from accord.rollout.local import LocalSampler
 from accord.rollout.sampler import Sampler
 from accord.rollout.vllm import Colocated, Served, Server, VllmSampler, import_vllm
 from accord.stages.common import Bench
-from accord.training.distributed import leads, splits, spread, wait, world
+from accord.training.distributed import leads, spread, wait, world
 
 
 class PolicySampler(Sampler, Protocol):
@@ -30,7 +31,7 @@ class PolicySampler(Sampler, Protocol):
 
 def open_sampler(config: OnlineConfig, bench: Bench) -> PolicySampler:
     """The policy's sampler; call it before the trunk has adapters. Raises ConfigError and ModelError."""
-    if splits():
+    if is_sharded(bench.loaded.model):
         raise ConfigError(
             f"{config.method} samples from the policy while it learns, and a model that FSDP splits is not "
             "sampled from; start the processes with configs/processes.yaml, each with the whole model"
